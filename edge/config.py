@@ -1,0 +1,213 @@
+"""The TOML files as validated models. An unknown key is an error that names the nearest known one.
+
+`$EDGE_ASSETS` in a path means the folder of measuring data (default: `../shared/assets` beside the
+repository); any other path is relative to the file that holds it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from edge.errors import ConfigError, InputError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "configs" / "models"
+
+
+class Section(BaseModel):
+    """A table of a configuration file: immutable, and without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class InputConfig(Section):
+    """How a picture becomes the network's input tensor: fit → colour order → (pixel · scale − mean) / std."""
+
+    name: str | None = Field(None, description="the graph's input tensor; may be left out if it has only one")
+    size: tuple[PositiveInt, PositiveInt] = Field(description="height and width of the network's input")
+    channels: Literal[1, 3] = Field(3, description="3 for colour, 1 for grey")
+    fit: Literal["letterbox", "stretch", "crop"] = Field(
+        "letterbox",
+        description="letterbox: whole picture, padded; stretch: ignore the aspect ratio; "
+        "crop: shorter side to `shorter_side`, then the centre",
+    )
+    anchor: Literal["top-left", "center"] = Field("center", description="where letterbox puts the picture")
+    pad: int = Field(0, ge=0, le=255, description="grey level of letterbox padding")
+    shorter_side: PositiveInt | None = Field(
+        None, description="crop: length of the shorter side before the centre is cut; default: the input's"
+    )
+    color: Literal["rgb", "bgr"] = Field("rgb", description="channel order the network was trained with")
+    scale: float = Field(1 / 255, gt=0, description="factor applied to 0–255 pixel values")
+    mean: tuple[float, ...] = Field(
+        (0.0,), description="subtracted after scaling, one value or one a channel"
+    )
+    std: tuple[float, ...] = Field(
+        (1.0,), description="divided by after the mean, one value or one a channel"
+    )
+
+    @model_validator(mode="after")
+    def _per_channel(self) -> InputConfig:
+        for field in ("mean", "std"):
+            count = len(getattr(self, field))
+            if count not in (1, self.channels):
+                raise ValueError(f"{field} has {count} values, but the input has {self.channels} channels")
+        if any(value == 0 for value in self.std):
+            raise ValueError("std holds a zero")
+        return self
+
+
+class SamplesConfig(Section):
+    """A folder of pictures, with labels where the task knows how to read them."""
+
+    images: Path = Field(description="folder of images (or DICOM files)")
+    labels: Path | None = Field(None, description="the task's label file or folder")
+    limit: PositiveInt | None = Field(None, description="use at most this many, in name order")
+
+
+class GateConfig(Section):
+    """What an engine has to reach on held-out samples before it may be published."""
+
+    min_cosine: float = Field(
+        0.98, ge=-1, le=1, description="lowest cosine similarity of any output with fp32"
+    )
+    min_sqnr_db: float | None = Field(
+        None, description="lowest signal-to-quantization-noise ratio of any output"
+    )
+    max_drop: float | None = Field(
+        None, ge=0, description="most the task's metric may fall below fp32, in the metric's own unit"
+    )
+
+
+class TaskConfig(BaseModel):
+    """`kind` names the task; the other keys are that task's own settings, validated by the task."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str = Field(description="classify, detect, segment or image")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class ModelConfig(Section):
+    """One ONNX graph and all that is needed to build, check and run it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="folder name in the engine store")
+    onnx: Path = Field(description="the graph, fp32")
+    licence: str = Field("", description="of the weights; copied into the manifest")
+    input: InputConfig
+    task: TaskConfig
+    calibration: SamplesConfig
+    evaluation: SamplesConfig | None = Field(
+        None, description="held-out samples; without them a part of the calibration set is held out"
+    )
+    gate: GateConfig = GateConfig()
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The file's content.
+
+    Raises:
+        InputError: it cannot be read.
+        ConfigError: it is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise InputError(f"cannot read {path}", e.strerror or str(e), "check the path") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} is not valid TOML", str(e), "mend the line it names") from e
+
+
+def validate(kind: type[S], data: dict[str, Any], where: str) -> S:
+    """`data` as a `kind`; `where` names its origin in errors.
+
+    Raises:
+        ConfigError: a key is unknown, missing or has a wrong value; every problem is listed.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as e:
+        problems = [_problem(kind, error) for error in e.errors()]
+        raise ConfigError(f"{where} is not valid", "; ".join(problems), "see docs/configuration.md") from e
+
+
+def _problem(kind: type[BaseModel], error: Any) -> str:
+    path = [str(part) for part in error["loc"]]
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{'.'.join(path)}', {nearest(path[-1], _fields(kind, path[:-1]))}"
+    name = ".".join(path) or "the file"
+    value = "" if error["type"] == "missing" else f" (got {error['input']!r})"
+    return f"{name}: {error['msg']}{value if len(value) < 80 else ''}"
+
+
+def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not inner:
+            return []
+        kind = inner[0]
+    return list(kind.model_fields)
+
+
+def assets() -> Path:
+    """The folder of measuring data: `$EDGE_ASSETS`, else `../shared/assets` beside the repository."""
+    return Path(os.environ.get("EDGE_ASSETS") or ROOT.parent / "shared" / "assets")
+
+
+def resolve(path: Path, base: Path) -> Path:
+    """`path` with `$EDGE_ASSETS` and `~` replaced, relative to `base`."""
+    text = str(path).replace("$EDGE_ASSETS", str(assets()))
+    return (base / Path(text).expanduser()).resolve()
+
+
+def load_model(path: Path) -> ModelConfig:
+    """Read a model's TOML file; paths in it become absolute.
+
+    Args:
+        path: the file, or the bare name of one in `configs/models/`.
+    """
+    path = find_model(path)
+    config = validate(ModelConfig, read_toml(path), str(path))
+    base = path.resolve().parent
+
+    def absolute(samples: SamplesConfig | None) -> SamplesConfig | None:
+        if samples is None:
+            return None
+        labels = resolve(samples.labels, base) if samples.labels else None
+        return samples.model_copy(update={"images": resolve(samples.images, base), "labels": labels})
+
+    return config.model_copy(
+        update={
+            "onnx": resolve(config.onnx, base),
+            "calibration": absolute(config.calibration),
+            "evaluation": absolute(config.evaluation),
+        }
+    )
+
+
+def find_model(path: Path) -> Path:
+    """The file `path` names: a path as it is, or a bare name in `configs/models/`."""
+    if path.exists() or len(path.parts) > 1:
+        return path
+    named = MODELS / (path.name if path.suffix == ".toml" else f"{path.name}.toml")
+    if named.exists():
+        return named
+    known = [p.stem for p in MODELS.glob("*.toml")]
+    raise InputError(f"no model config '{path}'", "there is no such file", nearest(path.name, known))

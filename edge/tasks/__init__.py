@@ -1,0 +1,82 @@
+"""What goes into a network and what comes out of it: one file a task, listed in `TASKS`.
+
+A task module offers `create(settings: dict, where: str) -> Task`. `contract/test_tasks.py` runs over the table.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from edge.config import ModelConfig, SamplesConfig
+from edge.errors import ConfigError, nearest
+from edge.preprocess import Placement
+from edge.types import Array, Image, Payload
+
+TASKS = {
+    "classify": "edge.tasks.classify",
+    "detect": "edge.tasks.detect",
+    "segment": "edge.tasks.segment",
+    "image": "edge.tasks.image",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture of a calibration or evaluation set."""
+
+    path: Path
+    label: Any = None
+    """The right answer in the task's own form; None where the set has no labels."""
+
+
+class Scorer(Protocol):
+    """Accumulates a metric over samples; higher is better."""
+
+    def add(self, sample: Sample, payload: Payload) -> None: ...
+
+    def value(self) -> float: ...
+
+
+class Task(Protocol):
+    """A task with its settings."""
+
+    kind: str
+    metric: str
+    """Name of the accuracy figure, higher is better: top1 (%), ap (%), f1 (0–1), psnr_y (dB)."""
+
+    def samples(self, config: SamplesConfig) -> Sequence[Sample]:
+        """The set's pictures in name order, labelled if `config.labels` (or the folder's layout) says how.
+
+        Raises:
+            InputError: folder or labels cannot be read, or hold no picture.
+        """
+        ...
+
+    def network_image(self, sample: Sample) -> Image:
+        """The picture as a camera would have delivered it (image-to-image makes its degraded input here)."""
+        ...
+
+    def postprocess(self, outputs: Mapping[str, Array], index: int, placement: Placement) -> Payload:
+        """Network outputs (batch first) of picture `index` → the finding, in source-image coordinates."""
+        ...
+
+    def scorer(self) -> Scorer:
+        """A fresh scorer for labelled samples. May need thresholds other than those for display."""
+        ...
+
+    def score_payload(self, outputs: Mapping[str, Array], index: int, placement: Placement) -> Payload:
+        """Like `postprocess`, with the thresholds that the metric is defined with."""
+        ...
+
+
+def create(config: ModelConfig) -> Task:
+    """The task of a model, with its settings validated."""
+    kind = config.task.kind
+    if kind not in TASKS:
+        raise ConfigError(f"model '{config.name}': no task '{kind}'", nearest(kind, TASKS))
+    module = importlib.import_module(TASKS[kind])
+    return cast(Task, module.create(config.task.settings, f"model '{config.name}', table [task]"))
