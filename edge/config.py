@@ -126,7 +126,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: it is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return content
     except OSError as e:
         raise InputError(f"cannot read {path}", e.strerror or str(e), "check the path") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
