@@ -46,7 +46,7 @@ class Package:
     Attributes:
         name: what to show and to install.
         distributions: names under which the same thing may be installed.
-        extra: the extra of this project that brings it.
+        extra: the extra of this project that brings it: pip install '.[extra]'.
         purpose: what it is for, as an end of "needed to …".
     """
 
@@ -55,18 +55,14 @@ class Package:
     extra: str
     purpose: str
 
-    @property
-    def command(self) -> str:
-        return f"pip install '.[{self.extra}]'" if self.extra else f"pip install {self.name}"
-
 
 PACKAGES = (
-    Package("tensorrt-rtx", ("tensorrt-rtx",), "rtx", "compile for RTX and data-centre GPUs without one"),
+    Package("tensorrt-rtx", ("tensorrt-rtx",), "rtx", "compile for other machines' GPUs"),
     Package(
         "tensorrt",
         ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-cu11"),
         "trt",
-        "compile on the device itself (Jetson: part of JetPack)",
+        "compile on the device itself",
     ),
     Package("pycuda", ("pycuda",), "gpu", "preprocess and copy on a GPU"),
     Package("pydicom", ("pydicom",), "dicom", "read DICOM files"),

@@ -193,7 +193,7 @@ class Store:
 def _check_names(manifest: Manifest, files: Mapping[str, Path]) -> None:
     if manifest.engine_file not in files:
         raise UsageError(f"{manifest.address}: '{manifest.engine_file}' is not among the files to publish")
-    for name in files:
+    for name in (manifest.key, *files):
         if not is_plain(name) or name == MANIFEST:
             raise UsageError(f"{manifest.address}: '{name}' cannot be a file name in the store")
 
