@@ -1,6 +1,6 @@
 """What goes into a network and what comes out of it: one file a task, listed in `TASKS`.
 
-A task module offers `create(settings: dict, where: str) -> Task`. `contract/test_tasks.py` runs over the table.
+A task module offers `create(settings: dict, where: str) -> Task`. `contract/test_tasks.py` runs over it.
 """
 
 from __future__ import annotations

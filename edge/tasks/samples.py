@@ -1,0 +1,104 @@
+"""Pictures of calibration and evaluation sets: found in name order, read as a camera would deliver them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from edge.config import SamplesConfig
+from edge.errors import InputError
+from edge.tasks import Sample
+from edge.types import Image
+
+PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+DICOM = frozenset({".dcm", ".dicom", ".ima"})
+
+
+def find_samples(config: SamplesConfig, label: Callable[[Path], Any] | None = None) -> list[Sample]:
+    """The folder's pictures with their labels, at most `config.limit`.
+
+    Args:
+        label: picture path → its label, None where the set says nothing about it.
+
+    Raises:
+        InputError: the folder cannot be read, or holds no picture.
+    """
+    paths = find_pictures(config.images)[: config.limit]
+    return [Sample(path, label(path) if label else None) for path in paths]
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Images and DICOM files in `folder` and below, in the order of their relative names.
+
+    A PNG beside another picture of the same stem is that picture's mask and is left out.
+
+    Raises:
+        InputError: the folder cannot be read, or holds no picture.
+    """
+    if not folder.is_dir():
+        why = "it is a file" if folder.exists() else "there is no such folder"
+        raise InputError(f"cannot read the image folder {folder}", why, "check the path")
+    try:
+        found = [path for path in folder.rglob("*") if is_picture(path)]
+    except OSError as e:
+        raise InputError(f"cannot read {folder}", e.strerror or str(e), "check its permissions") from e
+    pictures = _without_masks(found)
+    if not pictures:
+        raise InputError(
+            f"no pictures in {folder}",
+            f"none of its files ends in {', '.join(sorted(PICTURES | DICOM))}, or is a DICOM file",
+            "check the path",
+        )
+    return sorted(pictures, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _without_masks(paths: Iterable[Path]) -> list[Path]:
+    paths = list(paths)
+    owners = {path.with_suffix("") for path in paths if path.suffix.lower() != ".png"}
+    return [path for path in paths if path.suffix.lower() != ".png" or path.with_suffix("") not in owners]
+
+
+def is_picture(path: Path) -> bool:
+    """By its suffix; a file without one is looked into for the DICOM mark."""
+    if path.name.startswith("."):
+        return False
+    suffix = path.suffix.lower()
+    if suffix in PICTURES or suffix in DICOM:
+        return path.is_file()
+    return not suffix and path.is_file() and is_dicom(path)
+
+
+def is_dicom(path: Path) -> bool:
+    """By its suffix or by the mark 128 bytes into the file (PS3.10 7.1)."""
+    if path.suffix.lower() in DICOM:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def read_picture(path: Path) -> Image:
+    """The picture as H × W × 3 uint8 BGR; of a multi-frame DICOM file the first frame.
+
+    Raises:
+        InputError: there is no such file, or it is not a picture.
+    """
+    if is_dicom(path):
+        from edge.dicom.pixels import open_dicom
+
+        picture, _ = open_dicom(path).frame(0)
+        return picture
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as e:
+        raise InputError(f"cannot read {path}", e.strerror or str(e), "check the path") from e
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise InputError(f"cannot decode {path}", "it is damaged or not an image", "replace or remove it")
+    return np.asarray(image, np.uint8)
