@@ -1,0 +1,306 @@
+"""`edge inspect`: what an engine's manifest says, what the store holds, what is in an ONNX graph."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge.manifest import Accuracy, Entry, Manifest
+    from edge.store import Store
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="",
+        metavar="PATH|MODEL[/TARGET[/VARIANT]]",
+        help="an engine by name or folder, an ONNX file; without it everything in the store",
+    )
+    parser.add_argument(
+        "--engines", type=Path, default=Path("engines"), metavar="DIR", help="the engine store"
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="print the precision of every node and its reason"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON: the manifests, or the graph's facts")
+
+
+def run(args: argparse.Namespace) -> int:
+    path = Path(args.what)
+    if path.suffix == ".onnx" or (args.what and path.is_file() and path.name != "manifest.json"):
+        facts = graph_facts(path)
+        if args.json:
+            print(json.dumps(facts, indent=2))
+        else:
+            _print_graph(facts)
+        return 0
+    entries = _entries(args.what, args.engines)
+    if args.json:
+        print(json.dumps([json.loads(e.manifest.model_dump_json(by_alias=True)) for e in entries], indent=2))
+    elif len(entries) == 1 and args.what:
+        _print_engine(entries[0], args.plan)
+    else:
+        _print_list(entries, args.engines)
+    return 0
+
+
+def _entries(what: str, root: Path) -> list[Entry]:
+    """The engines that `what` names, every byte checked where it names one.
+
+    Raises:
+        UsageError: it names none.
+        StoreError: the one it names is damaged.
+    """
+    from edge.errors import StoreError, UsageError
+    from edge.manifest import Entry, read_manifest
+    from edge.store import Store
+
+    folder = Path(what).parent if what.endswith("manifest.json") else Path(what)
+    if what and (folder / "manifest.json").is_file():
+        entry = Entry(folder.resolve(), read_manifest(folder.resolve()))
+        entry.verify()
+        return [entry]
+    store = Store(root)
+    model, target, variant = (*what.strip("/").split("/"), "", "", "")[:3]
+    if variant:
+        return [store.find(model, target, variant)]
+    found = list(store.scan(model or None))
+    for problem in (p for p in found if isinstance(p, StoreError)):
+        print(f"warning: {problem}", file=sys.stderr)
+    entries = [e for e in found if isinstance(e, Entry) and target in ("", e.manifest.target)]
+    if what and not entries:
+        raise _no_such(what, store)
+    if not entries:
+        raise UsageError(
+            f"no engines in {root}", "nothing was built yet", "edge build --model burned_in_text"
+        )
+    return entries
+
+
+def _no_such(what: str, store: Store) -> Exception:
+    from edge.errors import InputError, UsageError, nearest
+
+    if what.count("/") > 2 or Path(what).suffix:
+        return InputError(
+            f"cannot inspect {what}", "there is no such file or engine folder", "check the path"
+        )
+    known = {
+        name
+        for e in store.entries()
+        for name in (e.manifest.model, f"{e.manifest.model}/{e.manifest.target}")
+    }
+    hint = nearest(what, known) if known else "edge build --model MODEL"
+    return UsageError(f"no engine '{what}' in {store.root}", "nothing was built under that name", hint)
+
+
+def graph_facts(path: Path) -> dict[str, Any]:
+    """What is in an ONNX file: opset, inputs, outputs, operators, number of parameters.
+
+    Raises:
+        ModelError: it is missing or not ONNX.
+    """
+    import onnx
+
+    from edge.errors import ModelError
+
+    if not path.is_file():
+        raise ModelError(f"cannot read {path}", "there is no such file", "check the path")
+    try:
+        model = onnx.load(path)
+    except Exception as e:  # protobuf raises a class of its own that depends on its version
+        raise ModelError(
+            f"{path} is not a valid ONNX model", str(e).strip().split("\n")[0], "export it again"
+        ) from e
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    counts = Counter(node.op_type for node in graph.node)
+    return {
+        "file": str(path),
+        "size_bytes": path.stat().st_size,
+        "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
+        "inputs": [_tensor(value) for value in graph.input if value.name not in weights],
+        "outputs": [_tensor(value) for value in graph.output],
+        "nodes": len(graph.node),
+        "operators": dict(counts.most_common()),
+        "parameters": sum(_size(tensor.dims) for tensor in graph.initializer),
+    }
+
+
+def _tensor(value: Any) -> dict[str, Any]:
+    import onnx
+
+    kind = value.type.tensor_type
+    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
+    return {
+        "name": value.name,
+        "dtype": onnx.TensorProto.DataType.Name(kind.elem_type).lower(),
+        "shape": shape,
+    }
+
+
+def _size(dims: Iterable[int]) -> int:
+    size = 1
+    for dim in dims:
+        size *= dim
+    return size
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False, soft_wrap=False)
+
+
+def _table(*columns: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        box=SIMPLE_HEAD, header_style="dim", pad_edge=False, show_header=any(columns), show_edge=False
+    )
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _facts(rows: Iterable[tuple[str, str]]) -> Table:
+    from rich.markup import escape
+
+    table = _table("", "")
+    table.columns[0].style = "dim"
+    for name, value in rows:
+        if value:
+            table.add_row(name, escape(value))
+    return table
+
+
+def _print_graph(facts: dict[str, Any]) -> None:
+    console = _console()
+    console.print(f"[bold]{facts['file']}[/]")
+    operators = ", ".join(f"{name} ×{count}" for name, count in facts["operators"].items())
+    console.print(
+        _facts(
+            [
+                *(("input", _shape_text(t)) for t in facts["inputs"]),
+                *(("output", _shape_text(t)) for t in facts["outputs"]),
+                ("opset", ", ".join(f"{domain} {version}" for domain, version in facts["opset"].items())),
+                ("parameters", f"{facts['parameters']:,}"),
+                ("file size", _megabytes(facts["size_bytes"])),
+                ("operators", f"{facts['nodes']} nodes: {operators}"),
+            ]
+        )
+    )
+
+
+def _shape_text(tensor: dict[str, Any]) -> str:
+    return f"{tensor['name']}  {'×'.join(map(str, tensor['shape']))}  {tensor['dtype']}"
+
+
+def _print_list(entries: list[Entry], root: Path) -> None:
+    console = _console()
+    table = _table("model", "target", "variant", "state", "quantized", "size", "accuracy")
+    for entry in entries:
+        m = entry.manifest
+        table.add_row(
+            m.model, m.target, m.variant, m.state, f"{m.quantized_mac_share:.0%}", _megabytes(m.size_bytes),
+            accuracy_text(m.accuracy),
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        f"\n{len(entries)} engine{'s' if len(entries) != 1 else ''} in {root}; edge inspect MODEL/TARGET/VARIANT shows one",
+        style="dim",
+    )
+
+
+def _print_engine(entry: Entry, plan: bool) -> None:
+    m = entry.manifest
+    console = _console()
+    console.print(f"[bold]{m.address}[/]  {m.state}, every file as published")
+    console.print(_facts(_engine_rows(entry)))
+    console.print(_plan_table(m) if plan else _plan_summary(m))
+    if not plan and m.plan:
+        console.print("\n--plan shows every node", style="dim")
+    for finding in m.lint:
+        console.print(f"lint: {finding}", markup=False)
+
+
+def _engine_rows(entry: Entry) -> list[tuple[str, str]]:
+    m = entry.manifest
+    accuracy = m.accuracy
+    device = f"compute capability {m.compute_capability}" if m.compute_capability else "processor"
+    rows = [
+        ("why it is so", m.reason),
+        ("folder", str(entry.path)),
+        ("files", ", ".join(m.files) + f" ({_megabytes(m.size_bytes)})"),
+        ("runs on", device + (f" with {', '.join(m.requires)}" if m.requires else "")),
+        ("built by", f"{m.builder.name} {m.builder.version} in {m.build_seconds:.1f} s, {_peak(m)}"),
+        ("built on", m.machine),
+        *(("input", _shape_text(t.model_dump())) for t in m.inputs),
+        *(("output", _shape_text(t.model_dump())) for t in m.outputs),
+        ("accuracy", accuracy_text(accuracy)),
+    ]
+    if accuracy is not None:
+        rows += [("measured", accuracy.how)]
+        rows += [(f"  {o.name}", _closeness(o.cosine, o.sqnr_db)) for o in accuracy.outputs]
+    rows += [
+        ("precision", f"{m.quantized_mac_share:.0%} of MACs quantized, the rest {m.carrier}"),
+        ("graph", m.graph_sha256[:16]),
+        ("calibration", (m.calibration_sha256 or "")[:16]),
+        ("licence", m.licence),
+    ]
+    return rows
+
+
+def _peak(m: Manifest) -> str:
+    return f"at most {m.peak_rss_bytes / 2**20:,.0f} MB of memory"
+
+
+def _closeness(cosine: float | None, sqnr_db: float | None) -> str:
+    parts = [] if cosine is None else [f"cosine {cosine:.5f}"]
+    parts += [] if sqnr_db is None else [f"SQNR {sqnr_db:.1f} dB"]
+    return ", ".join(parts) + " against fp32" if parts else "equal to fp32"
+
+
+def accuracy_text(accuracy: Accuracy | None) -> str:
+    """One line: the metric of this engine and of fp32, or the lowest cosine where there are no labels."""
+    if accuracy is None:
+        return "not measured"
+    if accuracy.metric and accuracy.this is not None:
+        fp32 = "" if accuracy.fp32 is None else f" (fp32 {accuracy.fp32:.4g})"
+        return f"{accuracy.metric} {accuracy.this:.4g}{fp32}, {accuracy.samples} samples"
+    cosines = [o.cosine for o in accuracy.outputs if o.cosine is not None]
+    return f"cosine {min(cosines):.4f}, {accuracy.samples} samples" if cosines else "equal to fp32"
+
+
+def _plan_summary(m: Manifest) -> Table:
+    """Nodes by precision and reason, most frequent first."""
+    from rich.markup import escape
+
+    table = _table("nodes", "precision", "reason")
+    groups = Counter((entry.precision, entry.reason) for entry in m.plan)
+    for (precision, reason), count in sorted(groups.items(), key=lambda item: (item[0][0], -item[1])):
+        table.add_row(str(count), precision, escape(reason))
+    return table
+
+
+def _plan_table(m: Manifest) -> Table:
+    from rich.markup import escape
+
+    table = _table("node", "operator", "precision", "reason")
+    for entry in m.plan:
+        table.add_row(escape(entry.node), entry.op, entry.precision, escape(entry.reason))
+    return table
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
