@@ -108,7 +108,7 @@ def format_capability(capability: ComputeCapability | None) -> str | None:
     return None if capability is None else f"{capability[0]}.{capability[1]}"
 
 
-def parse_capability(text: str) -> ComputeCapability:
+def parse_capability(text: str, where: str = "compute capability") -> ComputeCapability:
     """Compute capability as NVIDIA writes it, "8.9", → (8, 9).
 
     Raises:
@@ -117,7 +117,7 @@ def parse_capability(text: str) -> ComputeCapability:
     major, point, minor = text.strip().partition(".")
     if not (point and major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
         raise ConfigError(
-            f"'{text}' is not a compute capability", "it has to be two numbers", 'write it like "8.9"'
+            f"{where}: '{text}' is not a compute capability", "it has two numbers", 'write it like "8.9"'
         )
     return int(major), int(minor)
 
@@ -396,7 +396,7 @@ def _row(name: str, row: dict[str, Any], matrix: Mapping[str, Target], where: st
         }
     values |= {key: value for key, value in row.items() if key != "like"}
     if isinstance(values.get("compute_capability"), str):
-        values["compute_capability"] = parse_capability(values["compute_capability"])
+        values["compute_capability"] = parse_capability(values["compute_capability"], where)
     return _validated(name, values, where)
 
 

@@ -216,10 +216,8 @@ def _print_list(entries: list[Entry], root: Path) -> None:
             accuracy_text(m.accuracy),
         )  # fmt: skip
     console.print(table)
-    console.print(
-        f"\n{len(entries)} engine{'s' if len(entries) != 1 else ''} in {root}; edge inspect MODEL/TARGET/VARIANT shows one",
-        style="dim",
-    )
+    count = "1 engine" if len(entries) == 1 else f"{len(entries)} engines"
+    console.print(f"\n{count} in {root}; edge inspect MODEL/TARGET/VARIANT shows one", style="dim")
 
 
 def _print_engine(entry: Entry, plan: bool) -> None:
