@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
@@ -17,6 +16,7 @@ from edge.errors import ModelError
 from edge.preprocess import Placement
 from edge.tasks import Sample, drawing
 from edge.tasks.coco import AveragePrecision, read_annotations
+from edge.tasks.nms import suppress
 from edge.tasks.outputs import one_picture
 from edge.tasks.samples import find_samples, read_picture
 from edge.types import Array, Image
@@ -146,9 +146,8 @@ class Detect:
     ) -> Detections:
         raw = one_picture(outputs, self.settings.output, index, 2, "batch × candidates × values")
         found = self._decode(raw, self.settings, placement, thresholds)
-        if self.settings.decode != "boxes":
-            found = suppress(found, thresholds.overlap)
-        best = found[np.argsort(-found.scores, kind="stable")[: thresholds.limit]]
+        overlap = 1.0 if self.settings.decode == "boxes" else thresholds.overlap  # the graph did it itself
+        best = found[suppress(found.boxes, found.scores, found.classes, overlap, thresholds.limit)]
         boxes = to_image(best.boxes, placement)
         return Detections(boxes, best.scores, best.classes, self.settings.labels)
 
@@ -159,19 +158,6 @@ def to_image(boxes: Floats, placement: Placement) -> Floats:
     scale = np.array([placement.scale_x, placement.scale_y] * 2, np.float32)
     limits = np.array([placement.width, placement.height] * 2, np.float32)
     return np.asarray(np.clip((boxes - offset) / scale, 0, limits), np.float32)
-
-
-def suppress(found: Candidates, overlap: float) -> Candidates:
-    """Non-maximum suppression in each class: of boxes that overlap more than `overlap`, the best stays."""
-    kept = []
-    corners_and_sizes = np.concatenate([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)
-    for index in np.unique(found.classes):
-        chosen = np.flatnonzero(found.classes == index)
-        boxes: Any = corners_and_sizes[chosen]  # OpenCV's stubs ask for lists; arrays are as good and faster
-        scores: Any = found.scores[chosen]
-        best = cv2.dnn.NMSBoxes(boxes, scores, 0.0, overlap)
-        kept.append(chosen[np.asarray(best, np.intp)])
-    return found[np.concatenate(kept)] if kept else found
 
 
 def _classes(boxes: Floats, scores: Floats, thresholds: Thresholds) -> Candidates:
