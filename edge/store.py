@@ -75,10 +75,9 @@ class Store:
             UsageError: there is none; says what there is.
             StoreError: it is damaged; says which file and how.
         """
-        entry = self.current(model, target, variant)
+        entry = self._live(model, target, variant, verify=True)
         if entry is None:
             raise self._absent(model, target, variant)
-        entry.verify()
         return entry
 
     def current(self, model: str, target: str, variant: str) -> Entry | None:
@@ -87,15 +86,7 @@ class Store:
         Raises:
             StoreError: `current` or the manifest cannot be used.
         """
-        folder = self._folder(model, target, variant)
-        for _ in range(2):  # two publishers in a row may remove the key between the two reads
-            key = _live_key(folder)
-            if key is None:
-                return None
-            path = folder / key
-            if path.is_dir():
-                break
-        return Entry(path, read_manifest(path))
+        return self._live(model, target, variant, verify=False)
 
     def cached(self, model: str, target: str, variant: str, key: str) -> Entry | None:
         """The engine with this key if it is there and whole, live or not; a damaged one counts as absent."""
@@ -149,20 +140,37 @@ class Store:
     def _publish(self, folder: Path, manifest: Manifest, files: Mapping[str, Path]) -> Entry:
         """`publish`, with the lock held. Whatever is raised before `current` was replaced leaves no trace."""
         entry = self.cached(manifest.model, manifest.target, manifest.variant, manifest.key)
-        made = None
+        staging, path = folder / f"{_STAGING}{uuid.uuid4().hex}", folder / manifest.key
+        fresh = entry is None
         try:
             if entry is None:
-                made = _stage(folder, manifest, files)
-                entry = _move_in(made, folder / manifest.key)
-                made = entry.path
-            previous = _replace_current(folder, entry.manifest.key)
+                entry = Entry(path, _stage(staging, manifest, files))
+                _move_in(staging, path)
+            previous = _replace_current(folder, manifest.key)
         except BaseException:
-            if made is not None and _live_key_or_none(folder) != made.name:
-                shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(staging, ignore_errors=True)
+            if fresh and _live_key_or_none(folder) != manifest.key:
+                shutil.rmtree(path, ignore_errors=True)
             raise
-        if previous != entry.manifest.key:
-            _prune(folder, keep={entry.manifest.key, previous or ""})
+        if previous != manifest.key:
+            _prune(folder, keep={manifest.key, previous or ""})
         return entry
+
+    def _live(self, model: str, target: str, variant: str, verify: bool) -> Entry | None:
+        folder = self._folder(model, target, variant)
+        key = _live_key(folder)
+        while key is not None:
+            try:
+                entry = Entry(folder / key, read_manifest(folder / key))
+                if verify:
+                    entry.verify()
+                return entry
+            except StoreError:
+                now = _live_key(folder)
+                if now == key:
+                    raise
+                key = now  # published while we read, and what we read was removed
+        return None
 
     def _make(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -234,29 +242,23 @@ def _live_key_or_none(folder: Path) -> str | None:
     return None
 
 
-def _stage(folder: Path, manifest: Manifest, files: Mapping[str, Path]) -> Path:
-    """A hidden folder beside its final place, complete and on disk; removed again if that fails."""
-    staging = folder / f"{_STAGING}{uuid.uuid4().hex}"
+def _stage(staging: Path, manifest: Manifest, files: Mapping[str, Path]) -> Manifest:
+    """Make the hidden folder `staging`, on disk, and return the manifest as it was completed."""
     staging.mkdir()
-    try:
-        hashes = {name: _copy(source, staging / name) for name, source in sorted(files.items())}
-        size = sum((staging / name).stat().st_size for name in hashes)
-        complete = manifest.model_copy(update={"files": hashes, "size_bytes": size})
-        _write(staging / MANIFEST, complete.model_dump_json(by_alias=True, indent=1).encode())
-        _sync_folder(staging)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    return staging
+    hashes = {name: _copy(source, staging / name) for name, source in sorted(files.items())}
+    size = sum((staging / name).stat().st_size for name in hashes)
+    complete = manifest.model_copy(update={"files": hashes, "size_bytes": size})
+    _write(staging / MANIFEST, complete.model_dump_json(by_alias=True, indent=1).encode())
+    _sync_folder(staging)
+    return complete
 
 
-def _move_in(staging: Path, path: Path) -> Entry:
+def _move_in(staging: Path, path: Path) -> None:
     """Rename to the final name; what has that name already is damaged, or `cached` had found it."""
     if path.exists():
         _discard(path)
     os.rename(staging, path)
     _sync_folder(path.parent)
-    return Entry(path, read_manifest(path))
 
 
 def _replace_current(folder: Path, key: str) -> str | None:
@@ -271,7 +273,10 @@ def _replace_current(folder: Path, key: str) -> str | None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(folder)
+    try:
+        _sync_folder(folder)
+    except OSError as e:  # too late to go back: readers see the new engine already
+        log.warning("%s: the disk did not confirm the new engine: %s", folder, e.strerror)
     return previous
 
 
