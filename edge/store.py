@@ -281,12 +281,13 @@ def _replace_current(folder: Path, key: str) -> str | None:
 
 
 def _prune(folder: Path, keep: set[str]) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.name.startswith(".") and path.name not in keep:
-            try:
+    """Remove engines that are neither live nor the one before."""
+    try:
+        for path in folder.iterdir():
+            if path.is_dir() and not path.name.startswith(".") and path.name not in keep:
                 _discard(path)
-            except OSError as e:  # the new engine is live; an old one that stays does no harm
-                log.warning("cannot remove the old engine %s: %s", path, e.strerror)
+    except OSError as e:  # the new engine is live; an old one that stays does no harm
+        log.warning("%s: cannot remove old engines: %s", folder, e.strerror)
 
 
 def _discard(path: Path) -> None:
