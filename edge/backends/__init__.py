@@ -34,12 +34,16 @@ class EngineOptions:
         spin: let idle threads spin between inferences (faster when unpaced, costs CPU when paced).
         exact: switch off graph optimizations that may change results; how fp8 graphs must be emulated.
         batch: the batch size a slot's buffers are made for.
+        streams: how many slots may execute side by side; each adds the thread that runs it.
+        size: height and width of picture inputs whose graph leaves them open.
     """
 
     threads: int = 0
     spin: bool = True
     exact: bool = False
     batch: int = 1
+    streams: int = 1
+    size: tuple[int, int] | None = None
 
 
 class Slot(Protocol):

@@ -1,0 +1,252 @@
+"""ONNX Runtime on the processor: the engine that runs everywhere, and the emulator of GPU engines.
+
+`session.run` lets go of Python's lock, so a slot is executed by a thread of the engine while the caller
+prepares the next picture. Where the graph's shapes are known, a slot's inputs and outputs are bound to arrays
+that were allocated once (IO binding); an output whose shape depends on the data is allocated by the runtime.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from edge.backends import EngineOptions
+from edge.errors import MissingPackage, RuntimeFault
+from edge.types import Array, TensorSpec
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(uint16)": "uint16",
+    "tensor(int16)": "int16",
+    "tensor(uint32)": "uint32",
+    "tensor(int32)": "int32",
+    "tensor(uint64)": "uint64",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+def load(path: Path, options: EngineOptions) -> OrtEngine:
+    """Load an ONNX file for the processor.
+
+    Raises:
+        MissingPackage: onnxruntime is not installed.
+        RuntimeFault: the file is missing, damaged, or holds what the runtime cannot run.
+    """
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise MissingPackage(
+            f"running {path.name} needs the package 'onnxruntime'", str(e), "pip install onnxruntime"
+        ) from e
+    session = _session(onnxruntime, path, options, {})
+    if sizes := _open_dimensions(session, options):
+        # With every size known the optimizer folds shape arithmetic and buffers can be bound once.
+        session = _session(onnxruntime, path, options, sizes)
+    return OrtEngine(session, path, options)
+
+
+def _session(ort: Any, path: Path, options: EngineOptions, sizes: Mapping[str, int]) -> Any:
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.log_severity_level = 3  # errors; they arrive as exceptions too
+    if not options.spin:
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if options.exact:
+        # Higher levels delete the Relu in front of an fp8 QuantizeLinear, and the Q/DQ pass builds a
+        # QLinearConv that does not exist for fp8 (both measured with onnxruntime 1.31).
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")
+    for name, size in sizes.items():
+        settings.add_free_dimension_override_by_name(name, size)
+    try:
+        return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    except Exception as e:  # the runtime's exceptions share no base class
+        raise RuntimeFault(
+            f"ONNX Runtime refuses {path}", _first_line(e), "build the engine again, or check the graph"
+        ) from e
+
+
+def _open_dimensions(session: Any, options: EngineOptions) -> dict[str, int]:
+    """Named open dimensions of the inputs, with the sizes that the options give them."""
+    found: dict[str, int] = {}
+    for tensor in session.get_inputs():
+        for dim, size in zip(tensor.shape, _resolve(tensor.shape, options), strict=True):
+            if isinstance(dim, str) and dim and isinstance(size, int):
+                found[dim] = size
+    return found
+
+
+def _resolve(shape: list[int | str | None], options: EngineOptions) -> tuple[int | str, ...]:
+    """The shape with the batch and, for pictures (N × C × H × W), height and width filled in."""
+    resolved = [dim if isinstance(dim, int) else (dim or "?") for dim in shape]
+    if resolved and not isinstance(resolved[0], int):
+        resolved[0] = options.batch
+    if len(resolved) == 4 and options.size is not None:
+        for axis, size in zip((2, 3), options.size, strict=True):
+            if not isinstance(resolved[axis], int):
+                resolved[axis] = size
+    return tuple(resolved)
+
+
+class OrtEngine:
+    """A session, and the threads that execute its slots."""
+
+    def __init__(self, session: Any, path: Path, options: EngineOptions) -> None:
+        self.path = path
+        self.inputs = tuple(_spec(t, _resolve(t.shape, options)) for t in session.get_inputs())
+        self.outputs = tuple(_spec(t, tuple(d or "?" for d in t.shape)) for t in session.get_outputs())
+        self._session = session
+        self._streams = max(1, options.streams)
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._workers: list[threading.Thread] = []
+
+    def slot(self) -> OrtSlot:
+        """A new slot with buffers of its own.
+
+        Raises:
+            RuntimeFault: the graph leaves a size open that the options do not give.
+        """
+        self._alive()
+        slot = OrtSlot(self)
+        while len(self._workers) < self._streams:
+            name = f"engine-{len(self._workers)}"
+            self._workers.append(threading.Thread(target=self._work, name=name, daemon=True))
+            self._workers[-1].start()
+        return slot
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """One inference, in the calling thread: outputs by name, freshly allocated.
+
+        Raises:
+            RuntimeFault: an input is missing, unknown, or of a wrong type or shape.
+        """
+        self._alive()
+        expected, given = {spec.name for spec in self.inputs}, set(feeds)
+        if expected != given:
+            raise RuntimeFault(
+                f"{self.path.name}: inputs {', '.join(sorted(given)) or 'none'}",
+                f"the graph's inputs are {', '.join(sorted(expected))}",
+            )
+        try:
+            values = self._session.run(None, dict(feeds))
+        except Exception as e:
+            raise RuntimeFault(f"{self.path.name}: inference failed", _first_line(e)) from e
+        return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+    def close(self) -> None:
+        for _ in self._workers:
+            self._jobs.put(None)
+        for worker in self._workers:
+            worker.join()
+        self._workers.clear()
+        self._session = None
+
+    def _alive(self) -> None:
+        if self._session is None:
+            raise RuntimeFault(f"{self.path.name}: the engine is closed")
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+
+class OrtSlot:
+    """Input and output arrays of one batch, bound to the session once."""
+
+    def __init__(self, engine: OrtEngine) -> None:
+        self._engine = engine
+        self._binding = engine._session.io_binding()
+        self.inputs: dict[str, Array] = {spec.name: _buffer(engine, spec) for spec in engine.inputs}
+        self._outputs: dict[str, Array] = {}
+        self._open_outputs: list[int] = []
+        self.infer_seconds = 0.0
+        self._fault: Exception | None = None
+        self._busy = False
+        self._finished = threading.Lock()  # held from submit until the worker is done
+        self._bind()
+
+    def _bind(self) -> None:
+        for name, array in self.inputs.items():
+            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for index, spec in enumerate(self._engine.outputs):
+            sizes = [dim for dim in spec.shape if isinstance(dim, int)]
+            if len(sizes) == len(spec.shape):
+                array = self._outputs[spec.name] = np.empty(sizes, spec.dtype)
+                self._binding.bind_output(spec.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            else:
+                self._binding.bind_output(spec.name, "cpu")
+                self._open_outputs.append(index)
+
+    def submit(self) -> None:
+        """Hand the batch to a thread of the engine; returns at once."""
+        self._engine._alive()
+        if self._busy:
+            raise RuntimeFault("a slot was submitted twice", "its last batch was not waited for")
+        self._busy = True
+        self._finished.acquire()
+        self._engine._jobs.put(self._execute)
+
+    def wait(self) -> Mapping[str, Array]:
+        """Outputs by name, valid until the next `submit`.
+
+        Raises:
+            RuntimeFault: inference failed, or nothing was submitted.
+        """
+        if not self._busy:
+            raise RuntimeFault("a slot was waited for", "nothing was submitted")
+        with self._finished:
+            self._busy = False
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise RuntimeFault(f"{self._engine.path.name}: inference failed", _first_line(fault)) from fault
+        return self._outputs
+
+    def _execute(self) -> None:
+        start = time.perf_counter()
+        try:
+            self._engine._session.run_with_iobinding(self._binding)
+            self._fetch_open_outputs()
+        except Exception as e:  # carried to whoever waits
+            self._fault = e
+        finally:
+            self.infer_seconds = time.perf_counter() - start
+            self._finished.release()
+
+    def _fetch_open_outputs(self) -> None:
+        if self._open_outputs:
+            values = self._binding.get_outputs()
+            for index in self._open_outputs:
+                self._outputs[self._engine.outputs[index].name] = values[index].numpy()
+
+
+def _spec(tensor: Any, shape: tuple[int | str, ...]) -> TensorSpec:
+    if tensor.type not in _DTYPES:
+        raise RuntimeFault(f"tensor '{tensor.name}' is a {tensor.type}", "slots hold plain numeric tensors")
+    return TensorSpec(tensor.name, _DTYPES[tensor.type], shape)
+
+
+def _buffer(engine: OrtEngine, spec: TensorSpec) -> Array:
+    shape = [dim for dim in spec.shape if isinstance(dim, int)]
+    if len(shape) < len(spec.shape):
+        raise RuntimeFault(
+            f"{engine.path.name}: input '{spec.name}' has the open shape {list(spec.shape)}",
+            "a slot's buffers are allocated once",
+            "give the input's height and width in the model's config",
+        )
+    return np.zeros(shape, spec.dtype)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -1,0 +1,244 @@
+"""`edge run`: stream feeds through an engine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from edge.errors import EXIT_INTERRUPTED, EdgeError, InputError, UsageError
+
+if TYPE_CHECKING:
+    from edge.sinks import Sink
+    from edge.store import Entry, Store
+    from edge.stream.feed import Feed
+    from edge.stream.network import Network
+    from edge.stream.run import Run
+
+_NAMED = re.compile(r"([A-Za-z0-9][\w-]*)=(.+)", re.DOTALL)
+_STATUS_SECONDS = 0.25
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `edge run`."""
+    from edge.config import ROOT
+
+    add = parser.add_argument
+    add("--model", metavar="NAME", help="a model in the engine store")
+    add(
+        "--source",
+        metavar="URI",
+        action="append",
+        required=True,
+        help="a video, image folder, DICOM file or folder, camera:N, or "
+        "test:text?size=640x480&fps=30&frames=300&seed=1; NAME=URI names the feed; may be repeated",
+    )
+    add(
+        "--sink",
+        metavar="URI",
+        action="append",
+        default=[],
+        help="jsonl:PATH, jsonl:- (standard output), video:PATH or null:; may be repeated",
+    )
+    add("--target", help="whose engine to run (default: the best that this machine can run)")
+    add("--variant", default="fast", help="which engine of the target (default: %(default)s)")
+    add("--frames", type=_positive, metavar="N", help="read at most N frames of each feed")
+    add("--realtime", action="store_true", help="let frames fall due at the feed's own rate")
+    add("--serial", action="store_true", help="one frame after the other, to debug")
+    add("--summary", type=Path, metavar="FILE", help="write the summary as JSON")
+    add("--json", action="store_true", help="print the summary as JSON on standard output")
+    add("--engines", type=Path, metavar="DIR", default=ROOT / "engines", help="the engine store")
+    add("--threads", type=_positive, metavar="N", default=0, help="processor threads (default: all)")
+    add("--max-age-ms", type=_positive_float, metavar="MS", help="drop frames of live feeds older than this")
+    add("--backend", choices=["null"], help="null: run without an engine, to measure the runner")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Stream to the end of all feeds, or until SIGINT or SIGTERM.
+
+    Raises:
+        UsageError: arguments contradict each other or name what is not there.
+        InputError: a source or sink cannot be opened, or nothing could be read.
+        StoreError, RuntimeFault: the engine cannot be loaded.
+    """
+    _check(args)
+    stop = threading.Event()
+    with ExitStack() as opened, _signals(stop):
+        feeds = _open_feeds(args, opened)
+        network = _open_network(args, any(feed.source.live for feed in feeds))
+        opened.callback(network.close)
+        sinks = _open_sinks(args, feeds)
+        network.warm_up()
+        from edge.stream.run import Run
+
+        running = Run(network, feeds, sinks, args.frames, args.serial, stop)
+        with _status(running):
+            summary = running.go()
+    _report(args, summary.data)
+    return summary.exit_code
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.backend is None and not args.model:
+        raise UsageError("edge run: no --model", "", "--model NAME, or --backend null")
+    if args.json and "jsonl:-" in args.sink:
+        raise UsageError("--json and --sink jsonl:-", "both write to standard output", "use --summary FILE")
+    if args.summary is not None:
+        try:
+            args.summary.parent.mkdir(parents=True, exist_ok=True)
+            args.summary.touch()
+        except OSError as e:
+            raise InputError(f"cannot write {args.summary}", e.strerror or str(e), "check the path") from e
+
+
+def _open_feeds(args: argparse.Namespace, opened: ExitStack) -> list[Feed]:
+    from edge.sources import exists, feed_names, open_source
+    from edge.stream.feed import Feed
+
+    sources, labels = [], []
+    for text in args.source:
+        named = _NAMED.fullmatch(text)
+        name, uri = (named[1], named[2]) if named and not exists(Path(text)) else (None, text)
+        source = open_source(uri, args.realtime)
+        opened.callback(source.close)
+        sources.append((uri, source))
+        labels.append(name or source.label)
+    max_age = args.max_age_ms / 1e3 if args.max_age_ms else None
+    names = feed_names(labels)
+    return [Feed(name, uri, source, max_age) for name, (uri, source) in zip(names, sources, strict=True)]
+
+
+def _open_network(args: argparse.Namespace, live: bool) -> Network:
+    from edge.store import Store
+    from edge.stream.network import engine_options, null_network, open_network
+
+    if args.backend == "null":
+        return null_network()
+    return open_network(
+        find_engine(Store(args.engines), args.model, args.target, args.variant),
+        engine_options(args.threads, live, args.serial),
+    )
+
+
+def find_engine(store: Store, model: str, target: str | None, variant: str) -> Entry:
+    """The engine to run: of the given target, or of the best target of this machine that has one.
+
+    Raises:
+        UsageError: there is none; the error names what there is and how to build it.
+        StoreError: it is damaged, or made for another machine.
+    """
+    from edge.machine import detect
+    from edge.targets import local, select
+
+    machine = detect()
+    rows = select(target, machine) if target else local(machine)
+    names = sorted((row.name for row in rows), key="cpu".__eq__)  # a GPU's before the processor's
+    runnable = [name for name in names if store.current(model, name, variant) is not None]
+    return store.find(model, (runnable or names)[0], variant)
+
+
+def _open_sinks(args: argparse.Namespace, feeds: list[Feed]) -> list[tuple[str, Sink]]:
+    from edge.sinks import FeedInfo, open_sink
+
+    infos = [FeedInfo(feed.name, feed.source.fps) for feed in feeds]
+    sinks: list[tuple[str, Sink]] = []
+    try:
+        for uri in args.sink:
+            sinks.append((uri, open_sink(uri, infos)))
+    except EdgeError:
+        for _, sink in sinks:
+            sink.close()
+        raise
+    return sinks
+
+
+@contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM end the run in good order; a second one ends the process at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(EXIT_INTERRUPTED)
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _status(running: Run) -> Iterator[None]:
+    """A line on the terminal that follows the run; nothing when standard error is not a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    finished = threading.Event()
+
+    def follow() -> None:
+        while not finished.wait(_STATUS_SECONDS):
+            line = "  ".join(_status_of(feed) for feed in running.feeds)
+            print(
+                f"\r\033[K{line}"[: os.get_terminal_size(2).columns + 3], end="", file=sys.stderr, flush=True
+            )
+
+    thread = threading.Thread(target=follow, name="status", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _status_of(feed: Feed) -> str:
+    counts = feed.account.counts()
+    lost = sum(counts.failed.values())
+    text = f"{feed.name} {counts.delivered}"
+    text += f" (-{sum(counts.dropped.values())})" if counts.dropped else ""
+    text += f" {lost} failed" if lost else ""
+    return f"{text}  {1e3 * feed.times.histograms['total'].percentile(0.5):.0f} ms"
+
+
+def _report(args: argparse.Namespace, data: dict[str, Any]) -> None:
+    text = json.dumps(data, indent=1)
+    if args.summary is not None:
+        try:
+            args.summary.write_text(text + "\n", encoding="utf-8")
+        except OSError as e:
+            raise InputError(f"cannot write {args.summary}", e.strerror or str(e), "free some space") from e
+    if args.json:
+        print(text)
+        return
+    from edge.stream.show import show
+
+    show(data)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return value

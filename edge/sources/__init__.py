@@ -1,0 +1,176 @@
+"""Where frames come from: one file a kind, listed in `SOURCES`.
+
+A source module offers
+
+    open(address: Address, realtime: bool) -> Source
+
+and, if paths without a scheme may be its own, `claims(path: Path) -> bool`. `contract/test_sources.py` runs
+over the table. A source is used by one thread; it may block.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+from urllib.parse import parse_qsl
+
+from edge.errors import InputError, UsageError, nearest
+from edge.types import Array, Image
+
+SOURCES = {
+    "images": "edge.sources.images",
+    "dicom": "edge.sources.dicom",
+    "video": "edge.sources.video",
+    "test": "edge.sources.pattern",
+    "camera": "edge.sources.camera",
+}
+
+PATH_KINDS = ("dicom", "images", "video")
+"""Asked in this order whose a path without a scheme is."""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """What a source reads: see `edge.types.Frame` for the meaning of each field."""
+
+    image: Image
+    pts: float | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    truth: Array | None = None
+
+
+class Source(Protocol):
+    """An opened source.
+
+    Attributes:
+        label: a short name that a feed can be called by.
+        live: frames come whether they are taken or not, so the newest wins; otherwise the reader waits.
+        paced: frames fall due at their `pts`; otherwise they come as fast as they are read.
+        fps: the source's own frame rate, None where it has none.
+        truth_kind: the kind of task whose right answers `Picture.truth` holds; None where it holds none.
+        problem: after the end, why there were fewer frames than promised; None where all is well.
+    """
+
+    label: str
+    live: bool
+    paced: bool
+    fps: float | None
+    truth_kind: str | None
+    problem: str | None
+
+    def read(self) -> Picture | None:
+        """The next picture, None at the end.
+
+        Raises:
+            InputError: this picture cannot be read; the next call goes on with the one after it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give everything back; a second call does nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A source's address, taken apart.
+
+    Attributes:
+        uri: as the user wrote it.
+        place: what stands between scheme and query.
+        query: the settings after `?`.
+    """
+
+    uri: str
+    place: str
+    query: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        return Path(self.place).expanduser()
+
+    def settings(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        """`known` defaults with the query's values in their place, each in the type of its default.
+
+        Raises:
+            UsageError: a setting is unknown, or its value has another type.
+        """
+        values = dict(known)
+        for name, text in self.query.items():
+            if name not in known:
+                raise UsageError(f"{self.uri}: no setting '{name}'", "", nearest(name, known))
+            kind = type(known[name])
+            try:
+                values[name] = kind(text)
+            except (ValueError, ArithmeticError) as e:
+                raise UsageError(f"{self.uri}: {name}={text!r} is not a value of this setting", str(e)) from e
+        return values
+
+
+def open_source(uri: str, realtime: bool = False) -> Source:
+    """The source at `uri`: `scheme:place?settings`, or a path, which may hold any character.
+
+    Args:
+        realtime: let frames fall due at the source's own rate instead of as fast as they can be read.
+
+    Raises:
+        UsageError: the scheme or a setting is unknown.
+        InputError: there is nothing there that can be read.
+    """
+    kind, address = locate(uri)
+    return cast(Source, importlib.import_module(SOURCES[kind]).open(address, realtime))
+
+
+def locate(uri: str) -> tuple[str, Address]:
+    """Which kind of source `uri` means, and its address. A path that exists is never taken for a scheme."""
+    path = Path(uri).expanduser()
+    if exists(path):
+        return _kind_of(path), Address(uri, str(path))
+    match = _SCHEME.fullmatch(uri)
+    if match and match[1].lower() in SOURCES:
+        scheme, rest = match[1].lower(), match[2]
+        if scheme in PATH_KINDS and exists(Path(rest).expanduser()):
+            return scheme, Address(uri, rest)
+        place, _, query = rest.partition("?")
+        return scheme, Address(uri, place, dict(parse_qsl(query, keep_blank_values=True)))
+    if match and "/" not in match[1] and "." not in match[1]:
+        hint = nearest(match[1].lower(), SOURCES)
+        raise UsageError(f"no source '{uri}'", f"no file is called that, and no scheme '{match[1]}'", hint)
+    raise InputError(f"cannot read {uri}", "there is no such file or folder", "check the path")
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something at `path`; what cannot be a path, a name too long for one, is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _kind_of(path: Path) -> str:
+    for kind in PATH_KINDS:
+        if importlib.import_module(SOURCES[kind]).claims(path):
+            return kind
+    raise InputError(
+        f"cannot read {path}",
+        "the folder holds neither pictures nor DICOM files" if path.is_dir() else "it is not a regular file",
+        "give a video, a picture, a DICOM file, or a folder of pictures or DICOM files",
+    )
+
+
+def feed_names(labels: Sequence[str]) -> list[str]:
+    """Names for feeds: letters, digits and dashes, each unique in the run."""
+    names: list[str] = []
+    for label in labels:
+        base = re.sub(r"[^\w.-]+", "-", label).strip("-.") or "feed"
+        name, number = base, 2
+        while name in names:
+            name, number = f"{base}-{number}", number + 1
+        names.append(name)
+    return names

@@ -1,0 +1,186 @@
+"""Which frame is processed next, which is dropped, and where every frame went.
+
+A feed that is live keeps one frame waiting: the newest. A feed that is not live keeps a few, and its reader
+waits when they are not taken. Feeds take turns.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge.types import Frame
+
+PREFETCH = 2
+"""Frames that a feed which never drops may read ahead."""
+
+_POLL = 0.25
+"""Longest uninterrupted wait in seconds: a shutdown asked for by a signal is seen this late at worst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """A consistent view of a feed's account.
+
+    Attributes:
+        read: frames the reader has handed in.
+        delivered: frames with a result.
+        failed: cause → frames that were lost to a fault.
+        dropped: cause → frames that were left out on purpose.
+    """
+
+    read: int
+    delivered: int
+    failed: dict[str, int]
+    dropped: dict[str, int]
+
+    @property
+    def captured(self) -> int:
+        """Frames whose fate is decided."""
+        return self.delivered + sum(self.failed.values()) + sum(self.dropped.values())
+
+    @property
+    def in_flight(self) -> int:
+        """Frames that wait or are being processed."""
+        return self.read - self.captured
+
+
+class Account:
+    """Counts the fate of every frame of one feed, exactly; each method may be called by any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read = 0
+        self._delivered = 0
+        self._failed: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
+
+    def read(self) -> None:
+        with self._lock:
+            self._read += 1
+
+    def deliver(self) -> None:
+        with self._lock:
+            self._delivered += 1
+
+    def fail(self, cause: str) -> None:
+        with self._lock:
+            self._failed[cause] += 1
+
+    def drop(self, cause: str) -> None:
+        with self._lock:
+            self._dropped[cause] += 1
+
+    def counts(self) -> Counts:
+        with self._lock:
+            return Counts(self._read, self._delivered, dict(self._failed), dict(self._dropped))
+
+
+class Lane:
+    """The waiting frames of one feed.
+
+    Args:
+        live: the newest frame wins; otherwise the reader waits.
+        max_age: seconds after which a waiting frame of a live feed is not worth processing any more.
+    """
+
+    def __init__(self, live: bool, max_age: float | None = None, account: Account | None = None) -> None:
+        self.live, self.max_age = live, max_age
+        self.account = account or Account()
+        self.waiting: deque[Frame] = deque()
+        self.finished = False
+
+    def is_stale(self, frame: Frame) -> bool:
+        if self.max_age is None or not self.live:
+            return False
+        return time.perf_counter() - frame.captured > self.max_age
+
+
+class Admission:
+    """Between the readers, one thread each, and the loop that processes frames."""
+
+    def __init__(self, lanes: Sequence[Lane], stop: threading.Event | None = None) -> None:
+        self.lanes = list(lanes)
+        self.stop = stop or threading.Event()
+        self._turn = 0
+        self._closed = False
+        lock = threading.Lock()  # held for a few list operations, never while a frame is read or processed
+        self._arrived = threading.Condition(lock)
+        self._taken = threading.Condition(lock)
+
+    def offer(self, lane: Lane, frame: Frame) -> None:
+        """A reader hands in a frame; returns when it is waiting, has replaced another, or is dropped."""
+        lane.account.read()
+        with self._arrived:
+            if not lane.live:
+                while len(lane.waiting) >= PREFETCH and not self._shutting_down():
+                    self._taken.wait(_POLL)
+            elif lane.waiting:
+                lane.waiting.popleft()
+                lane.account.drop("superseded")
+            if self._shutting_down():
+                lane.account.drop("shutdown")
+                return
+            lane.waiting.append(frame)
+            self._arrived.notify()
+
+    def finish(self, lane: Lane) -> None:
+        """The reader of this lane has ended."""
+        with self._arrived:
+            lane.finished = True
+            self._arrived.notify()
+
+    def take(self, wait: bool = True) -> tuple[Lane, Frame] | None:
+        """The next frame, feeds taking turns.
+
+        Args:
+            wait: block until there is one. Without it None means «none just now».
+
+        Returns:
+            None when every feed has ended, or after a shutdown.
+        """
+        with self._arrived:
+            while True:
+                if self._shutting_down():
+                    self._close()
+                    return None
+                if (chosen := self._next()) is not None:
+                    return chosen
+                if not wait or all(lane.finished for lane in self.lanes):
+                    return None
+                self._arrived.wait(_POLL)
+
+    def close(self) -> None:
+        """Drop what still waits, counted as `shutdown`; what is offered later is dropped too."""
+        with self._arrived:
+            self._close()
+
+    def _next(self) -> tuple[Lane, Frame] | None:
+        lanes = self.lanes
+        for step in range(len(lanes)):
+            index = (self._turn + step) % len(lanes)
+            lane = lanes[index]
+            while lane.waiting:
+                frame = lane.waiting.popleft()
+                if lane.is_stale(frame):
+                    lane.account.drop("stale")
+                    continue
+                if not lane.live:
+                    self._taken.notify_all()
+                self._turn = (index + 1) % len(lanes)
+                return lane, frame
+        return None
+
+    def _shutting_down(self) -> bool:
+        return self._closed or self.stop.is_set()
+
+    def _close(self) -> None:
+        self._closed = True
+        for lane in self.lanes:
+            while lane.waiting:
+                lane.waiting.popleft()
+                lane.account.drop("shutdown")
+        self._taken.notify_all()

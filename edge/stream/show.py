@@ -1,0 +1,58 @@
+"""The summary of a run for people."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def show(data: dict[str, Any]) -> None:
+    """Print the summary as a table on standard error, where it stays out of piped results."""
+    from rich.console import Console
+    from rich.table import Table
+
+    width = None if sys.stderr.isatty() else 160
+    console = Console(file=sys.stderr, highlight=False, width=width)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("feed", no_wrap=True)
+    for name in ("captured", "delivered", "dropped", "failed", "fps", "p50 ms", "p95 ms", "p99 ms", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for feed in data["feeds"]:
+        latency = feed["latency_ms"]
+        row = [feed["feed"], *(str(feed[k]) for k in ("captured", "delivered")), _causes(feed["dropped"])]
+        row += [_causes(feed["failures"]), f"{feed['fps']:.1f}"]
+        row += [f"{latency[q]:.1f}" for q in ("p50", "p95", "p99")]
+        row.append(" ".join(f"{name} {value:.3f}" for name, value in (feed["score"] or {}).items()))
+        table.add_row(*row)
+    console.print(table)
+    engine = data["feeds"][0]["engine"]
+    cores = data["cpu_seconds"] / data["seconds"] if data["seconds"] else 0.0
+    console.print(
+        f"{engine['model']}/{engine['target']}/{engine['variant']}, {data['loop']}: "
+        f"{data['seconds']:.1f} s, {cores:.1f} cores, {data['peak_rss_bytes'] / 2**20:.0f} MiB"
+    )
+    for line in _troubles(data):
+        console.print(line, style="yellow")
+
+
+def _causes(causes: dict[str, int]) -> str:
+    total = sum(causes.values())
+    if not total:
+        return "0"
+    return f"{total} ({', '.join(f'{cause} {count}' for cause, count in sorted(causes.items()))})"
+
+
+def _troubles(data: dict[str, Any]) -> list[str]:
+    """What did not go as it should, a line each."""
+    lines = [f"{feed['feed']}: {feed['error']}" for feed in data["feeds"] if feed["error"]]
+    lines += [
+        f"{feed['feed']}: {count} results flagged {flag}"
+        for feed in data["feeds"]
+        for flag, count in feed["flags"].items()
+    ]
+    lines += [
+        f"{sink['sink']}: {sink['error']}; {sink['lost']} results lost"
+        for sink in data["sinks"]
+        if sink["error"]
+    ]
+    return lines
