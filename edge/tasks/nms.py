@@ -44,7 +44,7 @@ def _greedy(clash: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """
     stays = np.ones(len(clash), bool)
     while True:
-        after: NDArray[np.bool_] = ~clash[stays].any(0)
+        after = np.logical_not(clash[stays].any(0))
         if np.array_equal(after, stays):
             return stays
         stays = after
