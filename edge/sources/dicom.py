@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edge.errors import InputError, missing_package
+from edge.errors import InputError
 from edge.sources import Address, Picture, exists
 from edge.sources.images import natural
+
+if TYPE_CHECKING:
+    from edge.dicom import DicomImage
 
 
 def claims(path: Path) -> bool:
@@ -33,55 +36,53 @@ def open(address: Address, realtime: bool) -> DicomFiles:
 
     Raises:
         MissingPackage: pydicom is not installed.
-        InputError: nothing is there, or no DICOM file is; a single file that cannot be read.
+        InputError: nothing is there, or no DICOM file is; or the only file cannot be read.
     """
     address.settings({})
     return DicomFiles(address.path, realtime)
 
 
-@dataclass(frozen=True)
-class Header:
-    """What is needed of a file before its pixels: its place among the others and its clock.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file stands among the others.
 
     Attributes:
         series: SeriesInstanceUID, empty where the header cannot be read.
         position: along the slice normal in mm; without a position, the InstanceNumber.
-        frame_seconds: from each frame to the next, used in turn; empty without a clock.
     """
 
     path: Path
     series: str = ""
     position: float = 0.0
-    frame_seconds: tuple[float, ...] = ()
 
 
 class DicomFiles:
-    """All frames of all files, in order."""
+    """All frames of all files, in order. A file that cannot be read counts as one lost frame."""
 
     live = False
     truth_kind: str | None = None
 
     def __init__(self, path: Path, realtime: bool = False) -> None:
-        try:
-            import pydicom  # noqa: F401
-        except ImportError as e:
-            raise missing_package("pydicom", "dicom", f"reading {path.name}") from e
         if not exists(path):
             raise InputError(f"cannot read {path}", "there is no such file or folder", "check the path")
         files = sorted((f for f in path.iterdir() if is_dicom(f)) if path.is_dir() else [path], key=_by_name)
         if not files:
             raise InputError(f"cannot read {path}", "it holds no DICOM file", "check the folder")
-        self.headers = in_order([read_header(file) for file in files])
         self.label = path.stem if path.is_file() else path.name
         self.problem: str | None = None
-        clock = self.headers[0].frame_seconds
-        self.fps = len(clock) / sum(clock) if clock else None
-        self.paced = realtime and self.fps is not None
-        self._left = list(reversed(self.headers))
-        self._frames: FrameReader | None = None
-        self._header = self.headers[0]
+        self._left = in_order(files)[::-1]  # the next one last
+        self._current: DicomImage | None = None
         self._frame = 0
-        self._elapsed = 0.0
+        self._elapsed = 0.0  # length of the files before the current one in seconds
+        first = self._left[-1]
+        try:
+            self._advance()
+        except InputError:
+            if not self._left:
+                raise
+            self._left.append(first)  # in a folder it is one lost frame, told when its turn comes
+        self.fps = _rate(self._current)
+        self.paced = realtime and self.fps is not None
 
     def read(self) -> Picture | None:
         """The next frame.
@@ -89,61 +90,63 @@ class DicomFiles:
         Raises:
             InputError: this frame cannot be decoded, or a whole file cannot.
         """
-        while self._frames is None or self._frame >= self._frames.count:
+        while self._current is None or self._frame >= self._current.frames:
             if not self._left:
                 return None
-            self._header, self._frame, self._frames = self._left.pop(), 0, None
-            self._frames = FrameReader(self._header.path)
-        index, self._frame = self._frame, self._frame + 1
-        pts = self._elapsed if self.fps else None
-        clock = self._header.frame_seconds
-        self._elapsed += clock[index % len(clock)] if clock else 0.0
-        return self._frames.picture(index, pts)
+            self._advance()
+        current, index = self._current, self._frame
+        self._frame += 1
+        image, transforms = current.frame(index)
+        times = current.frame_times
+        pts = self._elapsed + times[index] if times else None
+        meta = {"file": current.path.name, **current.meta(index), "transforms": list(transforms)}
+        return Picture(image, pts, meta)
 
     def close(self) -> None:
-        self._frames = None
+        self._current = None
         self._left.clear()
 
+    def _advance(self) -> None:
+        from edge.dicom import open_dicom
 
-class FrameReader:
-    """The frames of one file, decoded one at a time."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises InputError if the file has no frames that can be read."""
-        from edge.dicom import pixels
-
-        self._name = path.name
-        self._pixels = pixels.open(path)
-        self.count: int = self._pixels.count
-
-    def picture(self, index: int, pts: float | None) -> Picture:
-        """Frame `index`, 0 first; DICOM counts from 1, so its frame number in `meta` does too."""
-        frame = self._pixels.frame(index)
-        meta = {"file": self._name, **frame.meta, "frame": index + 1, "transforms": list(frame.transforms)}
-        return Picture(frame.image, pts, meta)
+        done, self._current = self._current, None
+        if (rate := _rate(done)) is not None and done is not None:
+            self._elapsed += done.frames / rate
+        self._frame = 0
+        self._current = open_dicom(self._left.pop())
 
 
-def read_header(path: Path) -> Header:
-    """The header of one file; an unreadable one is empty, and an error when its turn comes."""
+def _rate(image: DicomImage | None) -> float | None:
+    """Mean frame rate of a cine, None where it has no clock."""
+    times = image.frame_times if image else None
+    return (len(times) - 1) / times[-1] if times else None
+
+
+def in_order(files: list[Path]) -> list[Path]:
+    """Series one after the other as their first files come, each along its normal."""
+    if len(files) < 2:
+        return files
+    places = [place_of(file) for file in files]
+    rank: dict[str, int] = {}
+    for place in places:
+        rank.setdefault(place.series, len(rank))
+    return [place.path for place in sorted(places, key=lambda p: (rank[p.series], p.position))]
+
+
+def place_of(path: Path) -> Place:
+    """Read from a few elements of the header; a file that cannot be read keeps its place by name."""
+    import warnings
+
     import pydicom
 
+    wanted = ["SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient"]
     try:
-        data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        return Header(path, str(data.get("SeriesInstanceUID", "")), _position(data), frame_seconds(data))
-    except Exception:  # hostile headers raise whatever the parser met
-        return Header(path)
-
-
-def in_order(headers: list[Header]) -> list[Header]:
-    """Series one after the other as their first files come, each along its normal."""
-    rank: dict[str, int] = {}
-    for header in headers:
-        rank.setdefault(header.series, len(rank))
-    return sorted(headers, key=lambda h: (rank[h.series], h.position))
-
-
-def _by_name(path: Path) -> list[tuple[int, str]]:
-    return natural(path.name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about values that are odd but can be read
+            data = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=wanted)
+            return Place(path, str(data.get("SeriesInstanceUID", "")), _position(data))
+    except Exception:  # hostile headers raise whatever the parser met; opening the file will say it properly
+        return Place(path)
 
 
 def _position(data: Any) -> float:
@@ -156,20 +159,5 @@ def _position(data: Any) -> float:
     return sum(n * float(p) for n, p in zip(normal, origin, strict=True))
 
 
-def frame_seconds(data: Any) -> tuple[float, ...]:
-    """How long each frame of a cine lasts (PS3.3, C.7.6.5).
-
-    The first of these that is there and above zero: FrameTimeVector (its first value is the time before the
-    first frame, so the mean stands for the last), FrameTime, CineRate, RecommendedDisplayFrameRate.
-    """
-    vector = data.get("FrameTimeVector")
-    if vector and len(vector) > 1:
-        times = [float(value) / 1e3 for value in vector][1:]
-        if all(value > 0 for value in times):
-            return (*times, sum(times) / len(times))
-    if (frame_time := float(data.get("FrameTime") or 0)) > 0:
-        return (frame_time / 1e3,)
-    for name in ("CineRate", "RecommendedDisplayFrameRate"):
-        if (rate := float(data.get(name) or 0)) > 0:
-            return (1 / rate,)
-    return ()
+def _by_name(path: Path) -> list[tuple[int, str]]:
+    return natural(path.name)
