@@ -196,11 +196,28 @@ def load_model(path: Path) -> ModelConfig:
 
     return config.model_copy(
         update={
+            "task": _with_labels(config.task, base),
             "onnx": resolve(config.onnx, base),
             "calibration": absolute(config.calibration),
             "evaluation": absolute(config.evaluation),
         }
     )
+
+
+def _with_labels(task: TaskConfig, base: Path) -> TaskConfig:
+    """`labels_file` (one class name a line) read into `labels`, so that a stored engine needs no other file."""
+    settings = task.settings
+    if "labels_file" not in settings:
+        return task
+    path = resolve(Path(str(settings.pop("labels_file"))), base)
+    if "labels" in settings:
+        raise ConfigError("both `labels` and `labels_file` are in [task]", "one would be ignored", "keep one")
+    try:
+        names = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"cannot read the labels {path}", str(e), "check `labels_file` in [task]") from e
+    labels = [name.strip() for name in names if name.strip()]
+    return TaskConfig.model_validate({"kind": task.kind, **settings, "labels": labels})
 
 
 def find_model(path: Path) -> Path:

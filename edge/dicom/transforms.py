@@ -81,7 +81,7 @@ class GreyTransform:
         padding = _padding(self.dataset, notes)
         scaled = _rescale(values, self.modality, notes)
         if _has_voi(self.voi):
-            level = _voi(scaled, self.voi, self.window, notes)
+            level = _voi(scaled, self.voi, self.window, notes, exact=values.dtype.kind == "f")
         else:
             level = self._full_range(scaled, present[~padding(present)], notes)
         if inverted := _inverted(self.dataset):
@@ -234,8 +234,13 @@ def _windows(source: Any) -> list[tuple[float, float]]:
     return [(float(c), float(w)) for c, w in zip(centers, widths, strict=False) if w > 0]
 
 
-def _voi(values: Values, source: Any, window: int, notes: list[str]) -> Values:
-    """The VOI LUT, or else the window → 0–1, before clipping (PS3.3 C.11.2)."""
+def _voi(values: Values, source: Any, window: int, notes: list[str], exact: bool) -> Values:
+    """The VOI LUT, or else the window → 0–1, before clipping (PS3.3 C.11.2).
+
+    Args:
+        exact: LINEAR means LINEAR_EXACT. Its half and whole unit are those of integers; files of
+            floating-point values say LINEAR with width 1 and mean 0 to 1.
+    """
     luts = source.get("VOILUTSequence") or []
     options = luts or _windows(source)
     if window >= len(options):
@@ -247,7 +252,7 @@ def _voi(values: Values, source: Any, window: int, notes: list[str]) -> Values:
     center, width = _windows(source)[window]
     function = str(source.get("VOILUTFunction") or "LINEAR").upper()
     note = f"voi: {function} window center {center:g} width {width:g} (PS3.3 C.11.2.1)"
-    if function == "LINEAR" and width < 1:  # not allowed, but met in files of floating-point values
+    if function == "LINEAR" and (exact or width < 1):  # a width below 1 is not allowed, but met
         function, note = "LINEAR_EXACT", note + ", taken as LINEAR_EXACT"
     notes.append(note)
     return apply_window(values, center, width, function)
@@ -279,8 +284,8 @@ def _voi_table(values: Values, source: Any, index: int, notes: list[str]) -> Val
 
     bits = int(source.VOILUTSequence[index].LUTDescriptor[2])
     notes.append(f"voi: look-up table {index} of {bits} bits (PS3.3 C.11.2)")
-    entries = np.asarray(apply_voi(np.rint(values).astype(np.int64), source, index), np.float64)
-    return entries / (2**bits - 1)
+    entries: Values = np.asarray(apply_voi(np.rint(values).astype(np.int64), source, index), np.float64)
+    return np.asarray(entries / (2**bits - 1), np.float64)
 
 
 def _inverted(ds: Any) -> str:

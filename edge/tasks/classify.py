@@ -68,7 +68,7 @@ class Classes:
         drawing.shade(out, 0, 0, width, row * len(lines))
         for i, (line, score) in enumerate(zip(lines, self.scores, strict=True)):
             filled = out[i * row : (i + 1) * row, : round(width * float(score))]
-            drawing.tint(filled, np.full(filled.shape[:2], 0.55, np.float32), drawing.PALETTE[6])
+            filled[:] = drawing.tint(filled, np.full(filled.shape[:2], 0.55, np.float32), drawing.PALETTE[6])
             ink = drawing.LIGHT if i == 0 else (205, 205, 205)
             drawing.write(out, line, sizes.gap, (i + 1) * row - sizes.gap, ink)
         return out

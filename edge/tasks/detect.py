@@ -99,10 +99,11 @@ class Detections:
 
     def draw(self, image: Image) -> Image:
         out = drawing.canvas(image)
+        for box, index in zip(self.boxes.tolist(), self.classes.tolist(), strict=True):
+            drawing.outline(out, box, drawing.color_of(index))
         for i in reversed(range(len(self.boxes))):  # the best lie on top
             index, box = int(self.classes[i]), self.boxes[i].tolist()
             color = drawing.color_of(index)
-            drawing.outline(out, box, color)
             name = self._name(index).get("name", f"class {index}")
             drawing.tag(out, f"{name} {100 * self.scores[i]:.0f}%", box[0], box[1], color)
         return out

@@ -52,7 +52,7 @@ def style(image: Image) -> Style:
     """Sizes for `image`: text about 1/36 of the shorter side, but never below 9 pixels."""
     shorter = min(image.shape[:2])
     text = round(min(max(shorter / 36, 9), 48))
-    return Style(line=max(1, round(shorter / 400)), text=text, gap=max(3, round(text * 0.45)))
+    return Style(line=max(1, round(shorter / 540)), text=text, gap=max(3, round(text * 0.45)))
 
 
 def canvas(image: Image) -> Image:
@@ -105,11 +105,7 @@ def shade(image: Image, left: int, top: int, right: int, bottom: int, strength: 
         cv2.addWeighted(part, 1 - strength, np.full_like(part, DARK), strength, 0, dst=part)
 
 
-def tint(image: Image, strength: NDArray[np.float32], color: Color) -> None:
-    """Blend `color` in, by H × W weights from 0 to 1; only the rows and columns that need it are touched."""
-    rows, columns = np.flatnonzero(strength.any(1)), np.flatnonzero(strength.any(0))
-    if not rows.size:
-        return
-    part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    weight = strength[part][..., None]
-    image[part] = (image[part] * (1 - weight) + np.array(color, np.float32) * weight + 0.5).astype(np.uint8)
+def tint(part: Image, strength: NDArray[np.float32], color: Color) -> Image:
+    """`part` of a picture with `color` blended in, by H × W weights from 0 to 1."""
+    full = np.full_like(part, color)
+    return np.asarray(cv2.blendLinear(part, full, 1 - strength, strength), np.uint8)

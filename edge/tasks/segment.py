@@ -120,7 +120,7 @@ class Mask:
         )
         area = stats[:, cv2.CC_STAT_AREA]
         heat = np.bincount(regions.ravel(), self.heat.ravel(), minlength=count) / np.maximum(area, 1)
-        large = np.flatnonzero(area * self._cell_area >= self.min_area)
+        large = np.flatnonzero(area * np.prod(self._step) >= self.min_area)
         large = large[large > 0]  # 0 is the background
         corner = stats[large][:, [cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP]]
         size = stats[large][:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
@@ -137,41 +137,50 @@ class Mask:
             {"box": [round(float(v), 1) for v in box], "score": round(float(score), 4)}
             for box, score in zip(*self.boxes, strict=True)
         ]
-        return {"mask": {"share": round(self.share, 6), "boxes": found}}
+        label = {"label": self.label} if self.label else {}
+        return {"mask": {**label, "share": round(self.share, 6), "boxes": found}}
 
     def draw(self, image: Image) -> Image:
         """A translucent tint over the mask, its regions outlined."""
-        out = drawing.canvas(image)
-        color = drawing.PALETTE[1]
-        drawing.tint(out, self._strength(out.shape[:2]), color)
+        plain, color = drawing.canvas(image), drawing.PALETTE[1]
+        out = np.array(plain)
         boxes, _ = self.boxes
+        for box in boxes:
+            rows, columns = self._surroundings(box)
+            strength = self._strength(rows, columns)
+            out[rows, columns] = drawing.tint(plain[rows, columns], strength, color)
         margin = drawing.style(out).gap / 2
         for x1, y1, x2, y2 in boxes.tolist():
             drawing.outline(out, (x1 - margin, y1 - margin, x2 + margin, y2 + margin), color)
-        if len(boxes):
-            text = f"{self.label or 'found'}: {len(boxes)}"
-            drawing.tag(out, text, 0, out.shape[0], color)
         return out
 
-    def _strength(self, size: tuple[int, int]) -> NDArray[np.float32]:
-        """How strongly each pixel of the picture is tinted: 0 outside the mask, soft at its edge."""
+    def _surroundings(self, box: NDArray[np.float32]) -> tuple[slice, slice]:
+        """Pixels in and around a box, one cell more on every side: rows, columns."""
+        step_x, step_y = self._step
+        place = self.placement
+        top, bottom = max(0, int(box[1] - step_y)), min(place.height, int(box[3] + step_y) + 1)
+        left, right = max(0, int(box[0] - step_x)), min(place.width, int(box[2] + step_x) + 1)
+        return slice(top, bottom), slice(left, right)
+
+    def _strength(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """How strongly each pixel there is tinted: 0 outside the mask, soft at its edge."""
+        step_x, step_y = self._step
+        x, y = self._to_image(np.array([[0.5, 0.5]]))[0] - (columns.start + 0.5, rows.start + 0.5)
         heat = cv2.warpAffine(
-            np.where(self.heat >= self.threshold / 2, self.heat, 0),
-            self._cells_to_pixels(),
-            (size[1], size[0]),
+            self.heat,
+            np.array([[step_x, 0, x], [0, step_y, y]]),
+            (columns.stop - columns.start, rows.stop - rows.start),
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
         soft = np.clip((heat - 0.75 * self.threshold) / (0.5 * self.threshold), 0, 1)
         return np.asarray(0.45 * soft, np.float32)
 
-    def _cells_to_pixels(self) -> NDArray[np.float64]:
-        """Affine map from the centre of a cell to the centre of a pixel."""
-        x, y = self._to_image(np.array([[0.5, 0.5]]))[0]
+    @property
+    def _step(self) -> tuple[float, float]:
+        """Source pixels a cell, in x and y."""
         place, window = self.placement, self.window
-        return np.array(
-            [[window.step_x / place.scale_x, 0, x - 0.5], [0, window.step_y / place.scale_y, y - 0.5]]
-        )
+        return window.step_x / place.scale_x, window.step_y / place.scale_y
 
     def _to_image(self, points: Array) -> NDArray[np.float64]:
         """(x, y) in cells of `heat` → source pixels, cut at the picture's edges."""
@@ -180,12 +189,6 @@ class Mask:
         pixels = cells * (window.step_x, window.step_y) - (place.left, place.top)
         pixels /= (place.scale_x, place.scale_y)
         return np.asarray(np.clip(pixels, 0, (place.width, place.height)), np.float64)
-
-    @property
-    def _cell_area(self) -> float:
-        """Source pixels a cell."""
-        place, window = self.placement, self.window
-        return window.step_x * window.step_y / (place.scale_x * place.scale_y)
 
 
 @dataclass
