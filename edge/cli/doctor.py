@@ -48,13 +48,11 @@ class Outlook:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    parser.add_argument(
-        "--hardware", type=Path, metavar="FILE", help="TOML file with rows of your own boards"
-    )
+    parser.add_argument("--matrix", type=Path, metavar="TOML", help="rows to add to the hardware matrix")
 
 
 def run(args: argparse.Namespace) -> int:
-    targets = load_targets(args.hardware) if args.hardware else TARGETS
+    targets = load_targets(args.matrix) if args.matrix else TARGETS
     machine = detect()
     outlooks = [outlook(target, machine, targets) for target in targets.values()]
     if args.json:
