@@ -25,9 +25,6 @@ PACKAGES: Mapping[str, tuple[str, str]] = {
 }
 """Module → package and the extra that brings it."""
 
-Profile = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
-"""Input name → smallest, most frequent and largest shape."""
-
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
@@ -51,13 +48,12 @@ def runtime_module(name: str) -> ModuleType:
         raise missing_package(package, extra, "compiling a TensorRT engine") from e
 
 
-def compile_ahead_of_time(graph: bytes, capability: tuple[int, int], profile: Profile) -> Compiled:
+def compile_ahead_of_time(graph: bytes, capability: tuple[int, int]) -> Compiled:
     """Compile for a GPU that is not here, with TensorRT-RTX.
 
     Args:
-        graph: serialized ONNX with its precisions written in (`edge.build.rewrite`).
+        graph: serialized ONNX of fixed shapes, its precisions written in (`edge.build.rewrite`).
         capability: CUDA compute capability, for example (8, 9).
-        profile: shapes of every dynamic input; may be empty.
 
     Raises:
         MissingPackage: tensorrt-rtx is not installed.
@@ -74,7 +70,6 @@ def compile_ahead_of_time(graph: bytes, capability: tuple[int, int], profile: Pr
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(_capability(trt, capability), 0)
-    _add_profile(builder, config, profile)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise ModelError(
@@ -124,15 +119,6 @@ def _parse_error(parser: Any) -> ModelError:
         "; ".join(said[:5]) or "its parser gave no reason",
         "replace the operator it names, or export with another opset",
     )
-
-
-def _add_profile(builder: Any, config: Any, profile: Profile) -> None:
-    if not profile:
-        return
-    optimization = builder.create_optimization_profile()
-    for name, (smallest, usual, largest) in profile.items():
-        optimization.set_shape(name, smallest, usual, largest)
-    config.add_optimization_profile(optimization)
 
 
 def load(path: Path, options: EngineOptions) -> Engine:

@@ -1,0 +1,1 @@
+"""What happens before a frame exists: calibrate → plan → rewrite → lint → compile → verify → publish."""

@@ -1,0 +1,138 @@
+"""What a build starts from: the graph, the pictures, and the hashes that tell whether anything changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edge import tasks
+from edge.build.calibrate import fingerprint
+from edge.build.graph import sha256
+from edge.build.plan import Variant
+from edge.config import ROOT, ModelConfig
+from edge.errors import InputError
+from edge.machine import Machine
+from edge.preprocess import Preprocess
+from edge.targets import Target
+from edge.tasks import Sample, Task
+from edge.types import Array
+
+HELD_OUT = 4
+"""Without an evaluation set every fourth calibration sample is held out for verification."""
+_KEY_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """A model with its data, read and hashed."""
+
+    config: ModelConfig
+    task: Task
+    graph_sha256: str
+    calibration: Sequence[Sample]
+    evaluation: Sequence[Sample]
+    calibration_sha256: str
+    evaluation_sha256: str
+    held_out: bool
+    """Whether `evaluation` was split off the calibration set."""
+
+    def feeds(self, input_name: str) -> Iterator[dict[str, Array]]:
+        """Calibration samples as network inputs, one at a time."""
+        preprocess = Preprocess(self.config.input)
+        for sample in self.calibration:
+            tensor, _ = preprocess.batch([self.task.network_image(sample)])
+            yield {input_name: tensor}
+
+    def key(self, target: Target, variant: Variant, machine: Machine, builder: str) -> str:
+        """Hash of everything that determines an engine and what is said about its accuracy.
+
+        Processor engines are chosen by measuring, so for them the processor counts too.
+        """
+        facts: dict[str, Any] = {
+            "graph": self.graph_sha256,
+            "calibration": self.calibration_sha256,
+            "evaluation": self.evaluation_sha256,
+            "config": self.config.model_dump(mode="json", exclude={"onnx", "calibration", "evaluation"}),
+            "target": dataclasses.asdict(target),
+            "variant": variant,
+            "builder": builder,
+            "runtime": machine.packages.get("onnxruntime", ""),
+            "code": code_sha256(),
+        }
+        if not target.is_gpu:
+            facts["processor"] = [machine.cpu, machine.cores, sorted(machine.cpu_features)]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_KEY_LENGTH]
+
+
+def gather(config: ModelConfig) -> Inputs:
+    """Read what the config names.
+
+    Raises:
+        InputError: the graph or a picture folder cannot be read, or is empty.
+        ConfigError: the task's settings are wrong.
+    """
+    task = tasks.create(config)
+    try:
+        graph = sha256(config.onnx.read_bytes())
+    except OSError as e:
+        raise InputError(
+            f"cannot read {config.onnx}", e.strerror or str(e), "check `onnx` in its config"
+        ) from e
+    calibration = list(task.samples(config.calibration))
+    if config.evaluation is not None:
+        evaluation, held_out = list(task.samples(config.evaluation)), False
+    else:
+        calibration, evaluation = split(calibration)
+        held_out = True
+    settings = config.input.model_dump_json() + json.dumps(
+        config.task.model_dump(mode="json"), sort_keys=True
+    )
+    return Inputs(
+        config,
+        task,
+        graph,
+        calibration,
+        evaluation,
+        fingerprint(graph + code_sha256(), [s.path for s in calibration], settings),
+        _evaluation_sha256(evaluation),
+        held_out,
+    )
+
+
+def split(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Samples to calibrate with, and those held out; a single sample has to serve as both."""
+    held_out = list(samples[HELD_OUT - 1 :: HELD_OUT]) or list(samples[-1:])
+    kept = [sample for sample in samples if sample not in held_out]
+    return (kept or list(samples)), held_out
+
+
+def _evaluation_sha256(samples: Sequence[Sample]) -> str:
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(hashlib.sha256(sample.path.read_bytes()).digest())
+        digest.update(_label_bytes(sample.label))
+    return digest.hexdigest()
+
+
+def _label_bytes(label: Any) -> bytes:
+    if isinstance(label, Path):
+        return label.read_bytes()
+    return label.tobytes() if hasattr(label, "tobytes") else repr(label).encode()
+
+
+@cache
+def code_sha256() -> str:
+    """Hash of the code that makes and judges engines: after an upgrade nothing stale is taken for current."""
+    package = ROOT / "edge"
+    files = [*package.glob("build/*.py"), *package.glob("tasks/*.py"), package / "preprocess.py"]
+    files += [package / "backends" / "tensorrt.py", package / "backends" / "onnxruntime.py"]
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,232 @@
+"""What TensorRT would refuse or run slowly, found before a compiler is asked.
+
+A successful TensorRT-RTX build is necessary and not sufficient: it takes graphs that full TensorRT refuses
+(per-channel activations, wrong axes, mixed scale types). The rules are those of NvInfer.h (IQuantizeLayer,
+IDequantizeLayer) and of strongly typed networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from edge.build import numerics
+from edge.build.graph import STANDARD_DOMAINS, Graph, attribute
+from edge.build.numerics import PRECISION
+from edge.build.rewrite import output_axis
+from edge.errors import ModelError
+from edge.targets import Target
+
+PARSER_OPSET = 20
+"""Last opset that TensorRT 10.3's ONNX parser documents."""
+FLOATS = ("fp32", "fp16", "bf16")
+SAME_TYPE = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Conv", "Gemm", "MatMul", "Concat", "Where"}
+)
+"""Operators whose float inputs have to be of one type in a strongly typed network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A node that breaks a rule; an error is refused by TensorRT, a warning only costs speed."""
+
+    level: Literal["error", "warning"]
+    rule: str
+    node: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level} [{self.rule}] node '{self.node}': {self.text}"
+
+
+class Context:
+    """A typed graph as the rules see it."""
+
+    def __init__(self, model: onnx.ModelProto, target: Target) -> None:
+        self.graph, self.target = Graph(model), target
+        self.types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
+        self.types |= {
+            v.name: v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)
+        }
+        self.types |= {t.name: t.data_type for t in model.graph.initializer}
+        self.opset = next(o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS)
+
+    def precision(self, name: str) -> str | None:
+        """The tensor's type in our words, None for integers of shape arithmetic."""
+        return PRECISION.get(self.types.get(name, 0))
+
+    @cached_property
+    def q_and_dq(self) -> list[onnx.NodeProto]:
+        return [n for n in self.graph.nodes if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+
+
+Rule = Callable[[Context], Iterator[Finding]]
+
+
+def symmetric(c: Context) -> Iterator[Finding]:
+    """Zero points are constant zero."""
+    for node in c.q_and_dq:
+        zero = c.graph.constant(node.input[2]) if len(node.input) > 2 else np.zeros(1)
+        if zero is None or np.any(zero.astype(np.float32)):
+            yield Finding("error", "symmetric", node.name, "the zero point is not a constant zero")
+
+
+def positive_scale(c: Context) -> Iterator[Finding]:
+    """Scales are constant, positive and finite."""
+    for node in c.q_and_dq:
+        scale = c.graph.constant(node.input[1])
+        values = None if scale is None else scale.astype(np.float32)
+        if values is None or not (np.isfinite(values).all() and (values > 0).all()):
+            yield Finding("error", "positive-scale", node.name, "the scale is not a positive constant")
+
+
+def per_channel(c: Context) -> Iterator[Finding]:
+    """A scale for each channel is for constant weights, along their output channels."""
+    for node in c.q_and_dq:
+        scale = c.graph.constant(node.input[1])
+        if scale is None or scale.size == 1:
+            continue
+        if node.input[0] not in c.graph.initializers:
+            yield Finding(
+                "error", "per-channel", node.name, "activations take one scale for the whole tensor"
+            )
+            continue
+        axis, rank = attribute(node, "axis", 1), len(c.graph.initializers[node.input[0]].dims)
+        for user in _users(c, node.output[0]):
+            if user.op_type in ("Conv", "Gemm", "MatMul") and axis % rank != output_axis(user, rank):
+                wanted = output_axis(user, rank)
+                yield Finding(
+                    "error", "per-channel", node.name, f"axis {axis}, but '{user.name}' needs {wanted}"
+                )
+
+
+def _users(c: Context, name: str) -> Iterator[onnx.NodeProto]:
+    """Readers of a tensor, looking through casts."""
+    for user in c.graph.consumers.get(name, []):
+        if user.op_type == "Cast":
+            yield from _users(c, user.output[0])
+        else:
+            yield user
+
+
+def scale_type(c: Context) -> Iterator[Finding]:
+    """A 16-bit scale has the carrier's type."""
+    for node in c.q_and_dq:
+        kind = c.precision(node.input[1])
+        if kind not in ("fp32", c.target.carrier):
+            yield Finding("error", "scale-type", node.name, f"a {kind} scale in a {c.target.carrier} graph")
+
+
+def exact_scales(c: Context) -> Iterator[Finding]:
+    """Where the target asks for it, every scale is a value that bf16 holds."""
+    if not c.target.bf16_exact_scales:
+        return
+    for node in c.q_and_dq:
+        scale = c.graph.constant(node.input[1])
+        if scale is not None and not np.array_equal(numerics.round_bf16(scale), scale.astype(np.float32)):
+            yield Finding("error", "exact-scales", node.name, "the scale is not a bf16 value")
+
+
+def supported_types(c: Context) -> Iterator[Finding]:
+    """No tensor of a type the device has not."""
+    allowed = {"fp32", c.target.carrier, *c.target.quantized}
+    for node in c.graph.nodes:
+        for name in node.output:
+            kind = c.precision(name)
+            if kind is not None and kind not in allowed:
+                yield Finding(
+                    "error", "supported-types", node.name, f"writes {kind}, which {c.target.name} has not"
+                )
+
+
+def one_type(c: Context) -> Iterator[Finding]:
+    """Strongly typed networks do not mix types in one operator."""
+    for node in c.graph.nodes:
+        if node.op_type in SAME_TYPE:
+            kinds = {k for k in (c.precision(i) for i in node.input if i) if k in FLOATS}
+            if len(kinds) > 1:
+                yield Finding(
+                    "error", "one-type", node.name, f"{node.op_type} of {' and '.join(sorted(kinds))}"
+                )
+
+
+def finite_constants(c: Context) -> Iterator[Finding]:
+    """No weight became infinite in a narrower type."""
+    for name, tensor in c.graph.initializers.items():
+        value = c.graph.constant(name)
+        kind = PRECISION.get(tensor.data_type)
+        if kind in FLOATS and value is not None and not np.isfinite(value.astype(np.float32)).all():
+            readers = [node.name for node in c.graph.consumers.get(name, [])]
+            text = f"its constant '{name}' is infinite or NaN in {kind}"
+            yield Finding("error", "finite-constants", ", ".join(readers), text)
+
+
+def no_quantized_bias(c: Context) -> Iterator[Finding]:
+    """TensorRT takes the bias in the carrier."""
+    for node in c.graph.nodes:
+        if node.op_type in ("Conv", "Gemm") and len(node.input) > 2:
+            writer = c.graph.producer.get(node.input[2])
+            if writer is not None and writer.op_type == "DequantizeLinear":
+                yield Finding("error", "no-quantized-bias", node.name, "its bias has a Q/DQ pair")
+
+
+def one_residual_branch(c: Context) -> Iterator[Finding]:
+    """The branch that a convolution is fused into stays without Q/DQ."""
+    for node in c.graph.nodes:
+        if node.op_type == "Add":
+            writers = [c.graph.producer.get(i) for i in node.input]
+            if all(w is not None and w.op_type == "DequantizeLinear" for w in writers):
+                yield Finding("warning", "one-residual-branch", node.name, "Q/DQ on both branches: no fusion")
+
+
+def parser_opset(c: Context) -> Iterator[Finding]:
+    """A graph for the oldest TensorRT of the target stays within what its parser documents."""
+    if c.target.min_tensorrt and c.target.min_tensorrt < (10, 8) and c.opset > PARSER_OPSET:
+        version = ".".join(map(str, c.target.min_tensorrt))
+        text = f"opset {c.opset}; TensorRT {version} documents ≤ {PARSER_OPSET}"
+        yield Finding("warning", "parser-opset", c.graph.nodes[0].name, text)
+
+
+RULES: tuple[Rule, ...] = (
+    symmetric,
+    positive_scale,
+    per_channel,
+    scale_type,
+    exact_scales,
+    supported_types,
+    one_type,
+    finite_constants,
+    no_quantized_bias,
+    one_residual_branch,
+    parser_opset,
+)
+
+
+def lint(model: onnx.ModelProto, target: Target) -> list[Finding]:
+    """Everything a GPU's rules find, errors first. Processors have other rules: ONNX Runtime checks them."""
+    if not target.is_gpu:
+        return []
+    context = Context(model, target)
+    found = [finding for rule in RULES for finding in rule(context)]
+    return sorted(found, key=lambda f: f.level)
+
+
+def refuse(findings: list[Finding], target: Target) -> None:
+    """Raise for errors.
+
+    Raises:
+        ModelError: names the nodes and rules.
+    """
+    errors = [str(f) for f in findings if f.level == "error"]
+    if errors:
+        more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
+        raise ModelError(
+            f"the graph for {target.name} breaks {len(errors)} rules of TensorRT",
+            "; ".join(errors[:5]) + more,
+            "check the weights and ranges of the nodes it names",
+        )

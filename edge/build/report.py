@@ -1,0 +1,94 @@
+"""The build as people see it: a line of progress while it runs, a table when it is done."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from edge.build.build import Row
+from edge.manifest import Accuracy
+
+STATE_STYLE = {"verified": "green", "simulated": "cyan", "bundle": "yellow", "failed": "bold red"}
+
+
+class LiveReporter:
+    """Progress on stderr: a bar on a terminal, else a line for each step and engine."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._start = time.perf_counter()
+        self._last = ""
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
+            self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> LiveReporter:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def step(self, text: str, done: int, total: int) -> None:
+        if self._bar:
+            self._bar.update(self._task, description=text, completed=done, total=total or None)
+        elif text != self._last:
+            self._say(text)
+        self._last = text
+
+    def row(self, row: Row) -> None:
+        cached = " (unchanged)" if row.cached else f" in {row.build_seconds:.1f} s"
+        if not self._bar:
+            self._say(f"{row.target}/{row.variant}: {row.state}{cached}")
+
+    def _say(self, text: str) -> None:
+        print(f"[{time.perf_counter() - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def table(rows: list[Row]) -> Table:
+    """The rows as a table, with a line under those that need a word."""
+    metric = next((r.accuracy.metric for r in rows if r.accuracy), "accuracy")
+    out = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("target", "variant", "state"):
+        out.add_column(name, no_wrap=True)
+    for name in ("quantized", "size", metric, "fp32", "seconds"):
+        out.add_column(name, justify="right", no_wrap=True)
+    out.add_column("why", overflow="fold")
+    for row in rows:
+        style = STATE_STYLE.get(row.state, "")
+        out.add_row(
+            row.target,
+            row.variant,
+            f"[{style}]{row.state}[/]",
+            f"{row.quantized_mac_share:.0%}",
+            f"{row.size_bytes / 1e6:.1f} MB" if row.size_bytes else "–",
+            *_figures(row.accuracy),
+            "cached" if row.cached else f"{row.build_seconds:.1f}",
+            row.reason,
+        )
+    return out
+
+
+def _figures(accuracy: Accuracy | None) -> tuple[str, str]:
+    if accuracy is None or accuracy.this is None or accuracy.fp32 is None:
+        return "–", "–"
+    digits = 4 if abs(accuracy.fp32) <= 1 else 2
+    return f"{accuracy.this:.{digits}f}", f"{accuracy.fp32:.{digits}f}"

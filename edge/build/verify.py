@@ -1,0 +1,174 @@
+"""Is an engine still right? Its outputs and the task's metric against fp32, on samples calibration never saw.
+
+fp32 inputs, outputs and placements are computed once and kept in files, one a sample, so that any number of
+engines can be compared with them in the memory of one sample.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge.config import GateConfig, InputConfig
+from edge.errors import ModelError
+from edge.manifest import Accuracy, OutputAccuracy
+from edge.preprocess import Placement, Preprocess
+from edge.tasks import Sample, Task
+from edge.types import Array
+
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""Inputs by name → outputs by name."""
+Progress = Callable[[int, int], None]
+
+COSINE = "cosine"
+"""The metric's name where samples have no labels: lowest cosine similarity of any output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A held-out sample with what fp32 makes of it."""
+
+    sample: Sample
+    feeds: dict[str, Array]
+    placement: Placement
+    outputs: dict[str, Array]
+
+
+class Reference:
+    """fp32 results of the held-out samples, in files below `folder`.
+
+    Raises:
+        ModelError: the fp32 graph gives NaN or infinity; the sample is named.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        config: InputConfig,
+        input_name: str,
+        samples: Sequence[Sample],
+        run: Run,
+        folder: Path,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        self.task, self.count, self.folder = task, len(samples), folder
+        self.labelled = any(sample.label is not None for sample in samples)
+        preprocess = Preprocess(config)
+        scorer = task.scorer()
+        for index, sample in enumerate(samples):
+            tensor, (placement,) = preprocess.batch([task.network_image(sample)])
+            case = Case(sample, {input_name: tensor}, placement, dict(run({input_name: tensor})))
+            _refuse_non_finite(case)
+            if self.labelled:
+                scorer.add(sample, task.score_payload(case.outputs, 0, placement))
+            with self._file(index).open("wb") as file:
+                pickle.dump(case, file, protocol=pickle.HIGHEST_PROTOCOL)
+            progress(index + 1, self.count)
+        self.metric = task.metric if self.labelled else COSINE
+        self.score = scorer.value() if self.labelled else 1.0
+
+    def __iter__(self) -> Iterator[Case]:
+        for index in range(self.count):
+            with self._file(index).open("rb") as file:
+                yield pickle.load(file)
+
+    def _file(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.case"
+
+
+def _refuse_non_finite(case: Case) -> None:
+    for name, value in case.outputs.items():
+        if not np.isfinite(value).all():
+            raise ModelError(
+                f"the fp32 model gives NaN or infinity in output '{name}' for {case.sample.path.name}",
+                "so there is nothing an engine could be compared with",
+                "check the model and the preprocessing under [input] (scale, mean, std)",
+            )
+
+
+@dataclass
+class _Likeness:
+    """Sums over all samples for one output, in float64."""
+
+    product: float = 0.0
+    reference: float = 0.0
+    this: float = 0.0
+    noise: float = 0.0
+
+    def add(self, reference: Array, this: Array) -> None:
+        a, b = reference.astype(np.float64).ravel(), this.astype(np.float64).ravel()
+        self.product += float(a @ b)
+        self.reference += float(a @ a)
+        self.this += float(b @ b)
+        self.noise += float(np.square(a - b).sum())
+
+    @property
+    def cosine(self) -> float | None:
+        """1 is the same direction; None if an output was zero throughout or not finite."""
+        norm = float(np.sqrt(self.reference) * np.sqrt(self.this))
+        return self.product / norm if norm > 0 and np.isfinite(norm) else None
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """Signal over quantization noise, 10·log₁₀; None where there is no noise or no signal."""
+        if not (self.noise > 0 and self.reference > 0 and np.isfinite(self.noise)):
+            return None
+        return float(10 * np.log10(self.reference / self.noise))
+
+
+def measure(
+    run: Run, reference: Reference, how: str, progress: Progress = lambda done, total: None
+) -> Accuracy:
+    """Compare one engine with fp32 on every held-out sample.
+
+    Args:
+        how: where its numbers come from, for the manifest.
+    """
+    task = reference.task
+    scorer = task.scorer()
+    likeness: dict[str, _Likeness] = {}
+    for index, case in enumerate(reference):
+        outputs = run(case.feeds)
+        for name, value in case.outputs.items():
+            likeness.setdefault(name, _Likeness()).add(value, outputs[name])
+        if reference.labelled:
+            scorer.add(case.sample, task.score_payload(outputs, 0, case.placement))
+        progress(index + 1, reference.count)
+    found = tuple(OutputAccuracy(name=n, cosine=v.cosine, sqnr_db=v.sqnr_db) for n, v in likeness.items())
+    lowest = min((o.cosine if o.cosine is not None else 0.0) for o in found)
+    return Accuracy(
+        metric=reference.metric,
+        fp32=reference.score,
+        this=scorer.value() if reference.labelled else lowest,
+        samples=reference.count,
+        how=how,
+        outputs=found,
+    )
+
+
+def failures(accuracy: Accuracy, gate: GateConfig) -> list[str]:
+    """What the gate objects to, with by how much; empty if the engine may be published."""
+    found = []
+    for output in accuracy.outputs:
+        cosine = output.cosine
+        if cosine is None:
+            found.append(f"output '{output.name}' is zero, NaN or infinite")
+        elif cosine < gate.min_cosine:
+            found.append(f"cosine of '{output.name}' is {cosine:.4f}, the gate asks for {gate.min_cosine:g}")
+        if gate.min_sqnr_db is not None and output.sqnr_db is not None and output.sqnr_db < gate.min_sqnr_db:
+            found.append(
+                f"SQNR of '{output.name}' is {output.sqnr_db:.1f} dB, the gate asks for {gate.min_sqnr_db:g}"
+            )
+    if gate.max_drop is not None and accuracy.metric != COSINE:
+        assert accuracy.fp32 is not None and accuracy.this is not None
+        drop = accuracy.fp32 - accuracy.this
+        if not drop <= gate.max_drop:
+            found.append(
+                f"{accuracy.metric} falls by {drop:.4g} from {accuracy.fp32:.4g} to {accuracy.this:.4g}, "
+                f"the gate allows {gate.max_drop:g}"
+            )
+    return found

@@ -1,0 +1,129 @@
+"""`edge build`: one ONNX graph → a checked and published engine for every target."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge.errors import EXIT_DONE, ConfigError, InputError, UsageError
+
+if TYPE_CHECKING:
+    from edge.build.build import Row
+    from edge.build.plan import Variant
+    from edge.config import ModelConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    graph = parser.add_mutually_exclusive_group(required=True)
+    graph.add_argument(
+        "--model", metavar="TOML", help="a model's config, or the name of one in configs/models/"
+    )
+    graph.add_argument("--onnx", type=Path, metavar="FILE", help="a graph without a config; needs --calib")
+    parser.add_argument("--calib", type=Path, metavar="FOLDER", help="pictures to calibrate with, for --onnx")
+    parser.add_argument("--size", metavar="HxW", help="input size, for --onnx where the graph leaves it open")
+    parser.add_argument("--name", help="name in the store, for --onnx; default: the file's")
+    parser.add_argument(
+        "--targets", default="local", help="all, local (default), or names with commas: cpu,orin,ada"
+    )
+    parser.add_argument("--variants", default="fast,exact", help="fast, exact or both (default)")
+    parser.add_argument("--matrix", type=Path, metavar="TOML", help="rows to add to the hardware matrix")
+    parser.add_argument(
+        "--out", type=Path, default=Path("engines"), help="the engine store (default: engines)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the rows as JSON; - for standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    from edge import machine, targets
+    from edge.build.build import build
+    from edge.build.report import LiveReporter
+    from edge.store import Store
+
+    config = _config(args)
+    here = machine.detect()
+    matrix = targets.load_targets(args.matrix) if args.matrix else targets.TARGETS
+    chosen = targets.select(args.targets, here, matrix)
+    with LiveReporter() as reporter:
+        rows = build(config, chosen, _variants(args.variants), Store(args.out), here, reporter)
+    _print(rows, args.json)
+    return exit_code(rows)
+
+
+def exit_code(rows: list[Row]) -> int:
+    """0, or that of the first engine that failed."""
+    return next((row.error.exit_code for row in rows if row.error is not None), EXIT_DONE)
+
+
+def _config(args: argparse.Namespace) -> ModelConfig:
+    from edge.config import load_model
+
+    if args.model is not None:
+        for option in ("calib", "size", "name"):
+            if getattr(args, option) is not None:
+                raise UsageError(
+                    f"--{option} is for --onnx", "a model's config says it already", "leave it out"
+                )
+        return load_model(Path(args.model))
+    if args.calib is None:
+        raise UsageError(
+            "--onnx needs --calib", "ranges are measured on pictures", "give a folder of typical ones"
+        )
+    return _guessed(args)
+
+
+def _guessed(args: argparse.Namespace) -> ModelConfig:
+    from edge.build import graph
+    from edge.build.guess import guess
+
+    if not args.calib.is_dir():
+        raise InputError(f"cannot read the folder {args.calib}", "it is not a folder", "check --calib")
+    found = guess(graph.read(args.onnx), args.onnx, args.calib, args.name, _size(args.size))
+    print("no config given; guessed:", file=sys.stderr)
+    for note in found.notes:
+        print(f"  {note}", file=sys.stderr)
+    print("as a config, to save and mend:\n\n" + found.to_toml(), file=sys.stderr)
+    return found.config
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
+    if match is None or not (int(match[1]) and int(match[2])):
+        raise UsageError(f"--size {text!r} is not a size", "it is height × width", "write it like 480x640")
+    return int(match[1]), int(match[2])
+
+
+def _variants(text: str) -> list[Variant]:
+    from edge.build.plan import VARIANTS
+    from edge.errors import nearest
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in VARIANTS:
+            raise UsageError(f"no variant '{name}'", nearest(name, VARIANTS), "give --variants fast,exact")
+    if not names:
+        raise ConfigError("no variant given", "", "give --variants fast,exact")
+    return [name for name in VARIANTS if name in names]
+
+
+def _print(rows: list[Row], where: str | None) -> None:
+    from rich.console import Console
+
+    from edge.build.report import table
+
+    text = json.dumps([row.to_json() for row in rows], indent=1)
+    if where == "-":
+        print(text)
+        return
+    if where is not None:
+        Path(where).write_text(text + "\n", encoding="utf-8")
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width).print(table(rows))
+    for row in rows:
+        if row.error is not None:
+            print(f"{row.target}/{row.variant} failed: {row.error}", file=sys.stderr)
