@@ -19,7 +19,6 @@ from edge.errors import EXIT_INTERRUPTED, EdgeError, InputError, UsageError
 
 if TYPE_CHECKING:
     from edge.sinks import Sink
-    from edge.store import Entry, Store
     from edge.stream.feed import Feed
     from edge.stream.network import Network
     from edge.stream.run import Run
@@ -119,7 +118,7 @@ def _open_feeds(args: argparse.Namespace, opened: ExitStack) -> list[Feed]:
 
 def _open_network(args: argparse.Namespace, live: bool) -> Network:
     from edge.store import Store
-    from edge.stream.network import engine_options, null_network, open_network
+    from edge.stream.network import engine_options, find_engine, null_network, open_network
 
     if args.backend == "null":
         return null_network()
@@ -127,23 +126,6 @@ def _open_network(args: argparse.Namespace, live: bool) -> Network:
         find_engine(Store(args.engines), args.model, args.target, args.variant),
         engine_options(args.threads, live, args.serial),
     )
-
-
-def find_engine(store: Store, model: str, target: str | None, variant: str) -> Entry:
-    """The engine to run: of the given target, or of the best target of this machine that has one.
-
-    Raises:
-        UsageError: there is none; the error names what there is and how to build it.
-        StoreError: it is damaged, or made for another machine.
-    """
-    from edge.machine import detect
-    from edge.targets import local, select
-
-    machine = detect()
-    rows = select(target, machine) if target else local(machine)
-    names = sorted((row.name for row in rows), key="cpu".__eq__)  # a GPU's before the processor's
-    runnable = [name for name in names if store.current(model, name, variant) is not None]
-    return store.find(model, (runnable or names)[0], variant)
 
 
 def _open_sinks(args: argparse.Namespace, feeds: list[Feed]) -> list[tuple[str, Sink]]:

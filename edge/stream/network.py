@@ -16,8 +16,9 @@ from edge.errors import ModelError
 from edge.types import Array, EngineId, Frame, Image, Payload
 
 if TYPE_CHECKING:
+    from edge.manifest import Entry
     from edge.preprocess import Placement, Preprocess
-    from edge.store import Entry
+    from edge.store import Store
     from edge.tasks import Task
 
 
@@ -79,6 +80,26 @@ def null_network(settings: str = "") -> Network:
 
     engine = backend("null").load(Path(f"null:{settings}"), EngineOptions())
     return Network(EngineId("null", "null", "null", "null"), engine)
+
+
+def find_engine(store: Store, model: str, target: str | None, variant: str) -> Entry:
+    """The engine to run: of the given target, or of the best target of this machine that has one.
+
+    Raises:
+        UsageError: there is none; the error names what there is and how to build it.
+        StoreError: it is damaged, or made for another machine.
+    """
+    from edge.machine import detect
+    from edge.manifest import check_machine
+    from edge.targets import local, select
+
+    machine = detect()
+    rows = select(target, machine) if target else local(machine)
+    names = sorted((row.name for row in rows), key="cpu".__eq__)  # a GPU's before the processor's
+    built = [name for name in names if store.current(model, name, variant) is not None]
+    entry = store.find(model, (built or names)[0], variant)
+    check_machine(entry.manifest, machine)
+    return entry
 
 
 def open_network(entry: Entry, options: EngineOptions) -> Network:
@@ -151,8 +172,10 @@ def has_nan(outputs: Mapping[str, Array]) -> bool:
     """Whether an output holds NaN or infinity. The sum tells without a temporary array; only a sum that is
     not finite, which large finite values can cause too, needs the closer look."""
     for array in outputs.values():
-        if array.dtype.kind != "f" or math.isfinite(float(np.add.reduce(array, axis=None))):
+        if array.dtype.kind != "f":
             continue
-        if not np.isfinite(array).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = float(np.add.reduce(array, axis=None))
+        if not math.isfinite(total) and not np.isfinite(array).all():
             return True
     return False

@@ -1,0 +1,177 @@
+"""`edge bench`: how long an engine takes on this machine, without a stream around it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge.errors import InputError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from edge.manifest import Entry
+    from edge.stream.network import Network
+
+REFERENCE = "exact"
+"""The variant that the others are compared with, if it was built."""
+
+WARM_UP = 10
+ROUND_SECONDS = 0.3
+"""An engine's turn before the next one's: short, so that a machine whose speed drifts treats all alike."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `edge bench`."""
+    from edge.config import ROOT
+
+    add = parser.add_argument
+    add("--model", metavar="NAME", required=True, help="a model in the engine store")
+    add("--target", help="whose engines (default: the best that this machine can run)")
+    add("--variant", default="all", help="one variant, or all (default: %(default)s)")
+    add("--seconds", type=float, default=5.0, help="time for each engine (default: %(default)g)")
+    add("--threads", type=int, default=0, metavar="N", help="processor threads (default: all)")
+    add("--engines", type=Path, metavar="DIR", default=ROOT / "engines", help="the engine store")
+    add("--json", metavar="FILE", help="write the rows as JSON; - for standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure the engines in turns and print a table.
+
+    Raises:
+        UsageError: an argument is wrong, or there is no such engine.
+        StoreError, RuntimeFault: an engine cannot be loaded.
+    """
+    if args.seconds <= 0 or args.threads < 0:
+        raise UsageError(f"--seconds {args.seconds:g} --threads {args.threads}", "below the least possible")
+    lanes = [Lane(entry, _open(entry, args.threads)) for entry in _engines(args)]
+    try:
+        measure(lanes, args.seconds)
+    finally:
+        for lane in lanes:
+            lane.network.close()
+    rows = [row(lane, lanes) for lane in lanes]
+    if args.json:
+        _write(rows, args.json)
+    if args.json != "-":
+        _show(rows)
+    return 0
+
+
+@dataclass
+class Lane:
+    """One engine under test, and how long each of its batches took in seconds."""
+
+    entry: Entry
+    network: Network
+    seconds: list[float] = field(default_factory=list)
+
+
+def _engines(args: argparse.Namespace) -> list[Entry]:
+    from edge.store import Store
+    from edge.stream.network import find_engine
+
+    store = Store(args.engines)
+    if args.variant != "all":
+        return [find_engine(store, args.model, args.target, args.variant)]
+    variants = sorted({entry.manifest.variant for entry in store.entries(args.model)})
+    if not variants:
+        models = {entry.manifest.model for entry in store.entries()}
+        why = f"nothing was built for it; {nearest(args.model, models)}" if models else "the store is empty"
+        fix = f"edge build --model {args.model} --targets local"
+        raise UsageError(f"no engine of '{args.model}' in {args.engines}", why, fix)
+    target = args.target or find_engine(store, args.model, None, variants[0]).manifest.target
+    here = [v for v in variants if store.current(args.model, target, v) is not None] or variants[:1]
+    return [find_engine(store, args.model, target, variant) for variant in here]
+
+
+def _open(entry: Entry, threads: int) -> Network:
+    from edge.backends import EngineOptions
+    from edge.stream.network import open_network, usable_cores
+
+    return open_network(entry, EngineOptions(threads=threads or usable_cores()))
+
+
+def measure(lanes: list[Lane], seconds: float) -> None:
+    """Run every engine for `seconds`, in short turns, on the same noise picture."""
+    slots = [_prepared(lane.network) for lane in lanes]
+    for slot in slots:
+        for _ in range(WARM_UP):
+            slot.submit()
+            slot.wait()
+    spent = 0.0
+    while spent < seconds:
+        turn = min(ROUND_SECONDS, seconds)
+        for lane, slot in zip(lanes, slots, strict=True):
+            end = time.perf_counter() + turn
+            while time.perf_counter() < end:
+                slot.submit()
+                slot.wait()
+                lane.seconds.append(slot.infer_seconds)
+        spent += turn
+
+
+def _prepared(network: Network) -> Any:
+    """A slot whose input holds a picture: zeros would make sparse activations that no camera gives."""
+    import numpy as np
+
+    from edge.types import Frame
+
+    slot = network.slot()
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    network.prepare(Frame("bench", 0, image, None, 0.0, 0.0), slot)
+    return slot
+
+
+def row(lane: Lane, lanes: list[Lane]) -> dict[str, Any]:
+    """The figures of one engine: milliseconds, and its median as a part of the exact engine's."""
+    import numpy as np
+
+    manifest = lane.entry.manifest
+    p50, p95, p99 = (1e3 * float(np.percentile(lane.seconds, q)) for q in (50, 95, 99))
+    exact = next((other for other in lanes if other.entry.manifest.variant == REFERENCE), None)
+    return {
+        "model": manifest.model,
+        "target": manifest.target,
+        "variant": manifest.variant,
+        "key": manifest.key,
+        "p50_ms": round(p50, 3),
+        "p95_ms": round(p95, 3),
+        "p99_ms": round(p99, 3),
+        "per_second": round(len(lane.seconds) / sum(lane.seconds), 2),
+        "ratio_to_exact": round(p50 / (1e3 * float(np.median(exact.seconds))), 3) if exact else None,
+        "batches": len(lane.seconds),
+    }
+
+
+def _write(rows: list[dict[str, Any]], place: str) -> None:
+    text = json.dumps(rows, indent=1) + "\n"
+    if place == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(place).write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise InputError(f"cannot write {place}", e.strerror or str(e), "check the path") from e
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("engine", no_wrap=True)
+    for name in ("p50 ms", "p95 ms", "p99 ms", "per second", "to exact"):
+        table.add_column(name, justify="right")
+    for figures in rows:
+        ratio = figures["ratio_to_exact"]
+        table.add_row(
+            "/".join(figures[key] for key in ("model", "target", "variant")),
+            *(f"{figures[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms")),
+            f"{figures['per_second']:.1f}",
+            f"×{ratio:.2f}" if ratio is not None else "",
+        )
+    Console(highlight=False).print(table)
