@@ -205,7 +205,7 @@ def load_model(path: Path) -> ModelConfig:
 
 
 def _with_labels(task: TaskConfig, base: Path) -> TaskConfig:
-    """`labels_file` (one class name a line) read into `labels`, so that a stored engine needs no other file."""
+    """`labels_file` (a class name a line) read into `labels`, so that a stored engine needs no other file."""
     settings = task.settings
     if "labels_file" not in settings:
         return task

@@ -124,9 +124,9 @@ class Classify:
         return Top1()
 
     def _probabilities(self, outputs: Mapping[str, Array], index: int) -> NDArray[np.float32]:
-        name = self.settings.output or next(iter(outputs), "")
-        flat = {key: value.reshape(len(value), -1) for key, value in outputs.items() if key == name}
-        scores = one_picture(flat or outputs, name, index, 1, "batch × classes").astype(np.float32)
+        flat = {name: _without_ones(value) for name, value in outputs.items()}
+        picture = one_picture(flat, self.settings.output, index, 1, "batch × classes")
+        scores = picture.astype(np.float32)
         if self.settings.scores == "probabilities":
             return scores
         scores = np.exp(scores - scores.max())
@@ -159,6 +159,12 @@ class Classify:
             f"'{text}' is neither a class index nor a known label",
             _hint(text, self.settings),
         )
+
+
+def _without_ones(output: Array) -> Array:
+    """Drops the trailing 1 × 1 that a convolutional head leaves."""
+    trailing = output.shape[2:]
+    return output.reshape(output.shape[:2]) if trailing and set(trailing) == {1} else output
 
 
 def _hint(text: str, settings: ClassifySettings) -> str:

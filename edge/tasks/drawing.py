@@ -107,5 +107,7 @@ def shade(image: Image, left: int, top: int, right: int, bottom: int, strength: 
 
 def tint(part: Image, strength: NDArray[np.float32], color: Color) -> Image:
     """`part` of a picture with `color` blended in, by H × W weights from 0 to 1."""
+    if not part.size:
+        return part
     full = np.full_like(part, color)
     return np.asarray(cv2.blendLinear(part, full, 1 - strength, strength), np.uint8)
