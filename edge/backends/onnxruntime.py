@@ -73,7 +73,7 @@ def _session(ort: Any, path: Path, options: EngineOptions, sizes: Mapping[str, i
         return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except Exception as e:  # the runtime's exceptions share no base class
         raise RuntimeFault(
-            f"ONNX Runtime refuses {path}", _first_line(e), "build the engine again, or check the graph"
+            f"ONNX Runtime refuses {path}", _one_line(e), "build the engine again, or check the graph"
         ) from e
 
 
@@ -141,7 +141,7 @@ class OrtEngine:
         try:
             values = self._session.run(None, dict(feeds))
         except Exception as e:
-            raise RuntimeFault(f"{self.path.name}: inference failed", _first_line(e)) from e
+            raise RuntimeFault(f"{self.path.name}: inference failed", _one_line(e)) from e
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def close(self) -> None:
@@ -209,7 +209,7 @@ class OrtSlot:
             self._busy = False
         if self._fault is not None:
             fault, self._fault = self._fault, None
-            raise RuntimeFault(f"{self._engine.path.name}: inference failed", _first_line(fault)) from fault
+            raise RuntimeFault(f"{self._engine.path.name}: inference failed", _one_line(fault)) from fault
         return self._outputs
 
     def _execute(self) -> None:
@@ -247,6 +247,6 @@ def _buffer(engine: OrtEngine, spec: TensorSpec) -> Array:
     return np.zeros(shape, spec.dtype)
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[:400] if text else type(error).__name__

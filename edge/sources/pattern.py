@@ -223,16 +223,15 @@ def render(text: str, font: int, scale: float, thickness: int, color: tuple[int,
     margin = thickness + 3
     shape = (height + below + 2 * margin, width + 2 * margin)
     origin = (margin, margin + height)
-    ink = np.zeros(shape, np.uint8)
-    cv2.putText(ink, text, origin, font, scale, 255, thickness, cv2.LINE_AA)
-    words, position = [], 0
-    for word in text.split():
+    ink, words, position = np.zeros(shape, np.uint8), [], 0
+    for word in text.split():  # drawn apart, so that each box is exactly its word's
         position = text.index(word, position)
         before = cv2.getTextSize(text[:position], font, scale, thickness)[0][0] if position else 0
         alone = np.zeros(shape, np.uint8)
         cv2.putText(alone, word, (origin[0] + before, origin[1]), font, scale, 255, thickness, cv2.LINE_AA)
         x, y, w, h = cv2.boundingRect(alone)
         words.append((x, y, w, h))
+        cv2.max(ink, alone, dst=ink)
         position += len(word)
     halo = cv2.GaussianBlur(cv2.dilate(ink, np.ones((3, 3), np.uint8)), (0, 0), 1.2)
     return Stamp(_share(ink), np.float32(0.75) * _share(halo), words, color)
