@@ -93,7 +93,7 @@ class _Writer:
 
     def _constant(self, name: str, value: Array, precision: str) -> str:
         if name not in self.constants:
-            typed = np.ascontiguousarray(value).astype(numerics.NUMPY[precision])
+            typed = np.asarray(value).astype(numerics.NUMPY[precision], order="C")
             self.constants[name] = numpy_helper.from_array(typed, name)
         return name
 
