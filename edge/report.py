@@ -81,13 +81,16 @@ def _draw_pictures(figure: Any, pictures: Sequence[FeedPicture], feeds: Sequence
 def _feed_line(feed: Mapping[str, Any]) -> str:
     """What a feed came to, in one line."""
     dropped = sum(feed["dropped"].values())
-    parts = [
-        f"{feed['delivered']} of {feed['captured']} frames",
-        f"{dropped} dropped",
-        f"{feed['latency_ms']['p50']:.0f} ms from frame to result",
-    ]
-    parts += [f"{name} {value:.2f}" for name, value in (feed.get("score") or {}).items()]
+    parts = [f"{feed['delivered']} of {feed['captured']} frames", f"{dropped} dropped", _pace(feed)]
+    parts += [f"{name.upper()} {value:.2f}" for name, value in (feed.get("score") or {}).items()]
     return "  ·  ".join(parts)
+
+
+def _pace(feed: Mapping[str, Any]) -> str:
+    """Latency of a live feed; of a file, whose frames queue up, how many went through."""
+    if feed["live"]:
+        return f"{feed['latency_ms']['p50']:.0f} ms from frame to result"
+    return f"{feed['fps']:.0f} frames/s"
 
 
 def _draw_matrix(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -121,7 +124,7 @@ def _draw_engine(axes: Any, place: tuple[float, float], width: float, row: Mappi
 
 
 def _engine_line(row: Mapping[str, Any]) -> str:
-    """Precision and accuracy of an engine: "int8 97%   F1 0.926 (−0.005)"."""
+    """Precision and accuracy of an engine: "int8 97%  F1 0.926 −0.005"."""
     share = row.get("quantized_mac_share") or 0.0
     target = TARGETS.get(row["target"])
     if share:
@@ -131,13 +134,13 @@ def _engine_line(row: Mapping[str, Any]) -> str:
     accuracy = row.get("accuracy") or {}
     if accuracy.get("this") is not None:
         parts.append(f"{accuracy['metric'].upper()} {accuracy['this']:.3f}{_difference(accuracy)}")
-    return "   ".join(parts)
+    return "  ".join(parts)
 
 
 def _difference(accuracy: Mapping[str, Any]) -> str:
-    if accuracy.get("fp32") is None:
-        return ""
-    return f" ({accuracy['this'] - accuracy['fp32']:+.3f})".replace("-", "−")
+    """How far from fp32, where three digits show it: " −0.005"."""
+    difference = 0.0 if accuracy.get("fp32") is None else accuracy["this"] - accuracy["fp32"]
+    return f" {difference:+.3f}".replace("-", "−") if abs(difference) >= 0.0005 else ""
 
 
 def _draw_legend(axes: Any, y: float, states: set[str]) -> None:
@@ -157,11 +160,12 @@ def _draw_stages(axes: Any, feeds: Sequence[Mapping[str, Any]]) -> None:
     for line, feed in enumerate(feeds):
         start = 0.0
         for stage, colour in STAGES.items():
-            span = _span(feed["stages_ms"], stage)
+            span = _span(feed, stage)
             axes.barh(line, span, left=start, height=0.42, color=colour, label=stage if line == 0 else None)
             start += span
         latency = feed["latency_ms"]
-        text = "   ".join(f"{name} {latency[name]:.1f}" for name in ("p50", "p95", "p99", "max"))
+        text = "   ".join(f"{name} {latency[name]:.0f}" for name in ("p50", "p95", "p99", "max"))
+        text = f"frame to result: {text}" if feed["live"] else f"a file, read ahead: {_pace(feed)}"
         axes.text(0, line + 0.37, text, fontsize=9.5, color=FAINT, va="center")
     axes.set_yticks(range(len(feeds)), [feed["feed"] for feed in feeds], fontsize=10.5, color=INK)
     axes.set_ylim(len(feeds) - 0.35, -0.5)
@@ -177,12 +181,13 @@ def _draw_stages(axes: Any, feeds: Sequence[Mapping[str, Any]]) -> None:
     )  # fmt: skip
 
 
-def _span(stages_ms: Mapping[str, float], stage: str) -> float:
-    """Mean of a stage; waiting is what the others leave of the total: for a slot, for the frame before."""
+def _span(feed: Mapping[str, Any], stage: str) -> float:
+    """Mean of a stage, ms; waiting is what the others leave of the total, and means nothing for a file."""
+    stages = feed["stages_ms"]
     if stage != "waiting":
-        return stages_ms.get(stage, 0.0)
-    worked = sum(stages_ms.get(name, 0.0) for name in STAGES if name != "waiting")
-    return max(0.0, stages_ms.get("total", 0.0) - worked)
+        return float(stages.get(stage, 0.0))
+    worked = sum(stages.get(name, 0.0) for name in STAGES if name != "waiting")
+    return max(0.0, stages.get("total", 0.0) - worked) if feed["live"] else 0.0
 
 
 def _bare(axes: Any) -> None:

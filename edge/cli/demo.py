@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from edge.cli import main
 
 if TYPE_CHECKING:
     from edge.types import Image
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 MODEL = "burned_in_text"
 CAMERA = "test:text?size=640x480&fps=30&frames=300&seed=1"
 TITLES = {
-    "ultrasound": "Ultrasound cine, read from DICOM",
-    "camera": "Camera-like feed with moving text",
+    "ultrasound": "Ultrasound cine from DICOM, every frame",
+    "camera": "Camera-like feed in real time, newest frame first",
 }
 
 
@@ -37,34 +38,51 @@ def run(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     steps = (
         ("Building an engine for every target", build_command(args.out, args.engines, args.targets)),
-        ("Streaming an ultrasound cine and a camera-like feed", run_command(args.out, args.engines)),
+        ("Streaming an ultrasound cine: every frame", ultrasound_command(args.out, args.engines)),
+        ("Streaming a camera-like feed: ten seconds in real time", camera_command(args.out, args.engines)),
     )
     for number, (what, command) in enumerate(steps, start=1):
-        _announce(number, what, command)
-        code = _edge(command)
+        print(f"\n[{number}/4] {what}\n      $ edge {shlex.join(command)}", flush=True)
+        code = main(command)  # exactly what a user would type
         if code:
             return code
-    _announce(3, "Drawing what happened")
-    rows, summary = _read(args.out / "build.json"), _read(args.out / "summary.json")
-    draw(args.out, rows, summary["feeds"])
-    _conclude(args.out, rows, summary["feeds"], time.monotonic() - started)
+    print("\n[4/4] Drawing what happened", flush=True)
+    rows = _read(args.out / "build.json")
+    feeds = [feed for name in TITLES for feed in _read(args.out / f"{name}.json")["feeds"]]
+    (args.out / "summary.json").write_text(json.dumps({"feeds": feeds}, indent=1) + "\n", encoding="utf-8")
+    draw(args.out, rows, feeds)
+    _conclude(args.out, rows, feeds, time.monotonic() - started)
     return 0
 
 
 def build_command(out: Path, engines: Path, targets: str) -> list[str]:
     return [
         "build", "--model", MODEL, "--targets", targets,
-        "--out", str(engines), "--json", str(out / "build.json"),
+        "--out", _short(engines), "--json", _short(out / "build.json"),
     ]  # fmt: skip
 
 
-def run_command(out: Path, engines: Path) -> list[str]:
+def ultrasound_command(out: Path, engines: Path) -> list[str]:
+    return _run_command("ultrasound", str(ultrasound()), out, engines)
+
+
+def camera_command(out: Path, engines: Path) -> list[str]:
+    return [*_run_command("camera", CAMERA, out, engines), "--realtime"]
+
+
+def _run_command(name: str, source: str, out: Path, engines: Path) -> list[str]:
     return [
-        "run", "--model", MODEL, "--target", "cpu", "--engines", str(engines),
-        "--source", f"ultrasound={ultrasound()}", "--source", f"camera={CAMERA}", "--realtime",
-        "--sink", f"jsonl:{out / 'results.jsonl'}", "--sink", f"video:{out / 'annotated.mp4'}",
-        "--summary", str(out / "summary.json"),
+        "run", "--model", MODEL, "--target", "cpu", "--engines", _short(engines),
+        "--source", f"{name}={source}",
+        "--sink", f"jsonl:{_short(out / f'{name}.jsonl')}", "--sink", f"video:{_short(out / f'{name}.mp4')}",
+        "--summary", _short(out / f"{name}.json"),
     ]  # fmt: skip
+
+
+def _short(path: Path) -> str:
+    """Relative to the working folder where it lies below it."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def ultrasound() -> Path:
@@ -88,22 +106,18 @@ def draw(out: Path, rows: list[dict[str, Any]], feeds: list[dict[str, Any]]) -> 
     from edge.report import FeedPicture, draw_summary
 
     pictures = [
-        FeedPicture(TITLES.get(feed["feed"], feed["feed"]), middle_frame(_recording(out, feed)))
+        FeedPicture(TITLES.get(feed["feed"], feed["feed"]), middle_frame(out / f"{feed['feed']}.mp4"))
         for feed in feeds
     ]
     targets = {row["target"] for row in rows}
     draw_summary(
         out / "summary.png",
-        f"One ONNX graph, {len(rows)} checked engines for {len(targets)} targets, two live feeds",
+        f"One ONNX graph, {len(rows)} checked engines for {len(targets)} targets, two feeds",
         f"Model {MODEL}, which marks burned-in text. Streamed on {detect().label}, with the engine cpu/fast.",
         pictures,
         rows,
         feeds,
     )
-
-
-def _recording(out: Path, feed: dict[str, Any]) -> Path:
-    return out / f"annotated-{feed['feed']}.mp4"
 
 
 def middle_frame(path: Path) -> Image:
@@ -129,20 +143,6 @@ def middle_frame(path: Path) -> Image:
     return np.asarray(image, np.uint8)
 
 
-def _announce(number: int, what: str, command: list[str] | None = None) -> None:
-    print(f"\n[{number}/3] {what}")
-    if command:
-        print(f"      $ edge {shlex.join(command)}")
-    sys.stdout.flush()
-
-
-def _edge(command: list[str]) -> int:
-    """One command line, exactly as a user would type it."""
-    from edge.cli import main
-
-    return main(command)
-
-
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -153,12 +153,9 @@ def _conclude(out: Path, rows: list[dict[str, Any]], feeds: list[dict[str, Any]]
     print(f"\nDone in {seconds:.0f} s.")
     print(f"  engines     {len(rows)}: {counts}")
     for feed in feeds:
-        latency = feed["latency_ms"]
-        print(
-            f"  {feed['feed']:<11} {feed['delivered']} of {feed['captured']} frames, "
-            f"p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms"
-        )
-    print(f"  look at     {out / 'summary.png'}")
-    for feed in feeds:
-        print(f"              {_recording(out, feed)}")
-    print(f"              {out / 'results.jsonl'}, one line a frame")
+        counts = f"{feed['delivered']} of {feed['captured']} frames, {feed['fps']:.0f} frames/s"
+        latency = f", p50 {feed['latency_ms']['p50']:.0f} ms, p99 {feed['latency_ms']['p99']:.0f} ms"
+        print(f"  {feed['feed']:<11} {counts}{latency if feed['live'] else ''}")
+    look_at = [out / "summary.png", *(out / f"{name}.mp4" for name in TITLES)]
+    print(f"  look at     {', '.join(map(_short, look_at))}")
+    print(f"  results     {', '.join(_short(out / f'{name}.jsonl') for name in TITLES)}, one line a frame")
