@@ -73,6 +73,8 @@ def _entries(what: str, root: Path) -> list[Entry]:
         entry.verify()
         return [entry]
     store = Store(root)
+    if what.strip("/").count("/") > 2:
+        raise _no_such(what, store)
     model, target, variant = (*what.strip("/").split("/"), "", "", "")[:3]
     if variant:
         return [store.find(model, target, variant)]
@@ -92,7 +94,7 @@ def _entries(what: str, root: Path) -> list[Entry]:
 def _no_such(what: str, store: Store) -> Exception:
     from edge.errors import InputError, UsageError, nearest
 
-    if what.count("/") > 2 or Path(what).suffix:
+    if what.strip("/").count("/") > 2 or Path(what).suffix:
         return InputError(
             f"cannot inspect {what}", "there is no such file or engine folder", "check the path"
         )
