@@ -118,7 +118,7 @@ class Renderer:
         if stored.ndim == 3 and stored.shape[2] == 3:
             return _color(stored, self.dataset, photometric)
         if stored.ndim == 2 and photometric == "PALETTE COLOR":
-            return _palette(stored, self.dataset)
+            return self._palette(stored)
         if stored.ndim == 2 and photometric in ("MONOCHROME1", "MONOCHROME2"):
             grey, notes = self._grey(stored, GreyTransform.of(self.dataset, frame, window))
             return _bgr(grey), notes
@@ -139,12 +139,31 @@ class Renderer:
             table, notes = transform(values, values[counts > 0])
             return table[offset], notes
         if not transform.same_as(self._last):
-            limits = np.iinfo(stored.dtype)
-            values = np.arange(limits.min, limits.max + 1)
-            table, self._notes = transform(values, values)
-            self._table = np.roll(table, limits.min)  # two's complement: −1 is the last entry
+            values = _every_value(stored.dtype)
+            self._table, self._notes = transform(values, values)
             self._last = transform
-        return self._table[stored.view(f"u{stored.dtype.itemsize}")], self._notes
+        return _look_up(self._table, stored), self._notes
+
+    def _palette(self, stored: Array) -> tuple[Image, Transforms]:
+        if not self._table.size:
+            self._table, self._notes = _palette(_every_value(stored.dtype), self.dataset)
+        return _look_up(self._table, stored), self._notes
+
+
+def _every_value(dtype: np.dtype[Any]) -> Array:
+    """All values of an integer type in the order of their bits: 0, 1 … and then the negative ones."""
+    limits = np.iinfo(dtype)
+    return np.roll(np.arange(limits.min, limits.max + 1, dtype=np.int64), limits.min).astype(dtype)
+
+
+def _look_up(table: NDArray[np.uint8], stored: Array) -> NDArray[np.uint8]:
+    """Entries of a table over `_every_value`: grey (N) or BGR (N × 3)."""
+    bits = np.ascontiguousarray(stored).view(f"u{stored.dtype.itemsize}")
+    if bits.itemsize > 1:
+        return table.take(bits, axis=0)
+    if table.ndim == 1:
+        return np.asarray(cv2.LUT(bits, table), np.uint8)
+    return np.asarray(cv2.applyColorMap(bits, table[:, None]), np.uint8)
 
 
 def _bgr(grey: NDArray[np.uint8]) -> Image:
@@ -162,18 +181,19 @@ def _color(stored: Array, ds: Any, photometric: str) -> tuple[Image, Transforms]
     return np.asarray(stored, np.uint8)[:, :, ::-1].copy(), tuple(notes)
 
 
-def _palette(stored: Array, ds: Any) -> tuple[Image, Transforms]:
+def _palette(values: Array, ds: Any) -> tuple[NDArray[np.uint8], Transforms]:
+    """The BGR colour of each value, N × 3."""
     from pydicom.pixels.processing import apply_color_lut
 
-    colors = apply_color_lut(stored, ds)[:, :, :3]
+    colors = apply_color_lut(values, ds)[:, :3]
     bits = int(ds.RedPaletteColorLookupTableDescriptor[2])
     if colors.itemsize == 2 and not ds.is_little_endian and "RedPaletteColorLookupTableData" in ds:
         colors = colors.byteswap()  # pydicom reads the entries in this machine's order
     notes = [f"palette: {bits}-bit color look-up table (PS3.3 C.7.9)"]
-    if bits > 8:
+    if bits > 8 and colors.itemsize > 1:  # some files say 16 bits of entries that have 8
         notes.append(f"depth: {bits} → 8 bits")
         colors = colors >> (bits - 8)
-    return np.asarray(colors, np.uint8)[:, :, ::-1].copy(), tuple(notes)
+    return np.asarray(colors, np.uint8)[:, ::-1].copy(), tuple(notes)
 
 
 def _bits(ds: Any) -> int:

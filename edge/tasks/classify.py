@@ -67,7 +67,7 @@ class Classes:
         width = min(max(drawing.text_width(out, line) for line in lines) + 3 * sizes.gap, out.shape[1])
         drawing.shade(out, 0, 0, width, row * len(lines))
         for i, (line, score) in enumerate(zip(lines, self.scores, strict=True)):
-            filled = out[i * row : (i + 1) * row, : round(width * float(score))]
+            filled = out[i * row : (i + 1) * row, : round(width * float(np.nan_to_num(score)))]
             filled[:] = drawing.tint(filled, np.full(filled.shape[:2], 0.55, np.float32), drawing.PALETTE[6])
             ink = drawing.LIGHT if i == 0 else (205, 205, 205)
             drawing.write(out, line, sizes.gap, (i + 1) * row - sizes.gap, ink)
@@ -129,7 +129,8 @@ class Classify:
         scores = picture.astype(np.float32)
         if self.settings.scores == "probabilities":
             return scores
-        scores = np.exp(scores - scores.max())
+        with np.errstate(invalid="ignore"):  # infinite scores; their results carry the flag `nan`
+            scores = np.exp(scores - scores.max())
         return np.asarray(scores / scores.sum(), np.float32)
 
     def _labels(self, config: SamplesConfig) -> Callable[[Path], int | None]:

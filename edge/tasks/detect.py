@@ -146,7 +146,9 @@ class Detect:
         self, outputs: Mapping[str, Array], index: int, placement: Placement, thresholds: Thresholds
     ) -> Detections:
         raw = one_picture(outputs, self.settings.output, index, 2, "batch × candidates × values")
-        found = self._decode(raw, self.settings, placement, thresholds)
+        with np.errstate(over="ignore", invalid="ignore"):  # a box without bounds is no box
+            found = self._decode(raw, self.settings, placement, thresholds)
+        found = found[np.isfinite(found.boxes).all(1)]
         overlap = 1.0 if self.settings.decode == "boxes" else thresholds.overlap  # the graph did it itself
         best = found[suppress(found.boxes, found.scores, found.classes, overlap, thresholds.limit)]
         boxes = to_image(best.boxes, placement)

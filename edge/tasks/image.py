@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from edge.config import SamplesConfig, Section, validate
-from edge.errors import InputError
+from edge.errors import InputError, ModelError
 from edge.preprocess import Placement
 from edge.tasks import Sample, drawing
 from edge.tasks.outputs import one_picture
@@ -115,11 +115,19 @@ class ImageToImage:
     def postprocess(self, outputs: Mapping[str, Array], index: int, placement: Placement) -> Picture:
         planes = one_picture(outputs, self.settings.output, index, 3, "batch × channels × height × width")
         visible = self._without_padding(planes, placement)
-        levels = np.clip(visible * np.float32(255 / self.settings.range), 0, 255)
-        picture = np.ascontiguousarray(np.rint(levels).astype(np.uint8).transpose(1, 2, 0))
-        if picture.shape[2] == 1:
-            return Picture(drawing.canvas(picture))
-        return Picture(picture if self.settings.color == "bgr" else picture[:, :, ::-1].copy())
+        levels = np.nan_to_num(visible.astype(np.float32))
+        np.clip(levels, 0, self.settings.range, out=levels)
+        levels *= np.float32(255 / self.settings.range)
+        channels = list(np.rint(levels, out=levels).astype(np.uint8))
+        if len(channels) not in (1, 3):
+            raise ModelError(
+                f"the network's picture has {len(channels)} channels",
+                "1 or 3 are expected",
+                "check [task] output",
+            )
+        if self.settings.color == "rgb":
+            channels.reverse()
+        return Picture(np.asarray(cv2.merge(channels * (3 // len(channels))), np.uint8))
 
     def score_payload(self, outputs: Mapping[str, Array], index: int, placement: Placement) -> Picture:
         return self.postprocess(outputs, index, placement)

@@ -121,6 +121,14 @@ def test_a_batch_gives_each_picture_its_own_finding(case, task):
     assert np.array_equal(second.draw(image), first.draw(image))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_outputs_that_are_no_numbers_do_not_stop_a_feed(case, task, value):
+    broken = {"out": np.full_like(case[1].output, value)}
+    payload = task.postprocess(broken, 0, placement(48, 60))
+    assert payload.to_json()
+    assert payload.draw(np.zeros((48, 60, 3), np.uint8)).shape == (48, 60, 3)
+
+
 def test_an_unknown_setting_is_an_error_with_a_suggestion(case):
     kind, this = case
     with pytest.raises(ConfigError, match="did you mean 'output'"):

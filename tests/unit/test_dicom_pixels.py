@@ -245,6 +245,38 @@ def test_planar_colour_is_the_same_picture(image):
     assert this.frame(0)[0].tolist() == [[[3, 2, 1], [6, 5, 4]]]
 
 
+def palette(image, stored, entries: np.ndarray, bits: int, first: int = 0):
+    """A palette of reds `entries`, greens 10 and blues 20."""
+    elements = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for name, values in (("Red", entries), ("Green", 0 * entries + 10), ("Blue", 0 * entries + 20)):
+        elements[f"{name}PaletteColorLookupTableDescriptor"] = [len(entries), first, bits]
+        elements[f"{name}PaletteColorLookupTableData"] = values.astype(entries.dtype).tobytes()
+    return image(stored, **elements).frame(0)
+
+
+def test_a_palette_of_16_bits_is_cut_to_8(image):
+    picture, transforms = palette(
+        image, np.uint8([[0, 1, 2, 3]]), np.uint16([0x0100, 0x7F00, 0x80FF, 0xFFFF]), 16
+    )
+    assert picture[0, :, 2].tolist() == [0x01, 0x7F, 0x80, 0xFF]
+    assert [t.split(":")[0] for t in transforms] == ["palette", "depth"]
+
+
+def test_a_palette_of_8_bits_stays_as_it_is(image):
+    picture, _ = palette(image, np.uint16([[0, 1, 2, 9]]), np.uint8([5, 6, 7, 8]), 8)
+    assert picture[0].tolist() == [[20, 10, 5], [20, 10, 6], [20, 10, 7], [20, 10, 8]]
+
+
+def test_a_palette_that_says_16_bits_of_8_bit_entries_is_not_shifted_away(image):
+    picture, _ = palette(image, np.uint8([[0, 3]]), np.uint8([5, 6, 7, 8]), 16)
+    assert picture[0, :, 2].tolist() == [5, 8]
+
+
+def test_a_palette_may_begin_above_0(image):
+    picture, _ = palette(image, np.uint8([[0, 100, 101, 255]]), np.uint8([5, 6]), 8, first=100)
+    assert picture[0, :, 2].tolist() == [5, 5, 6, 6]
+
+
 @pytest.mark.parametrize("photometric", ["HSV", "CMYK", "PALETTE COLOUR"])
 def test_an_unknown_photometric_interpretation_is_refused(image, photometric):
     with pytest.raises(InputError, match=photometric):
