@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge.errors import UsageError, nearest
 from edge.sources import Address, Picture
-from edge.types import Array, Image
+from edge.types import Image
 
 PATTERNS = ("text",)
 DEFAULTS = {"size": "640x480", "fps": 30.0, "frames": 300, "seed": 1}
@@ -33,7 +33,7 @@ _LINES = (
     "DEPTH 4.5 cm  GAIN 62",
 )
 _LANE = 58
-"""Height in pixels that a line of text moves in; no two lines share one."""
+"""Height in pixels that a line of text moves in, in a picture of 640 × 480; no two lines share one."""
 
 
 def open(address: Address, realtime: bool) -> TextPattern:
@@ -70,14 +70,14 @@ class Stamp:
     """A line of text, rendered once.
 
     Attributes:
-        ink, halo: h × w × 1 float32, 0–1: how much of a pixel is letter, and how much is its dark rim.
+        keep: h × w × 3 uint8, how much stays of what is below, 255 all: little under letters and their rim.
+        ink: h × w × 3 uint8, what is added: the letters in their colour.
         words: boxes of the words in the stamp, x y width height.
     """
 
-    ink: NDArray[np.float32]
-    halo: NDArray[np.float32]
+    keep: Image
+    ink: Image
     words: list[tuple[int, int, int, int]]
-    color: tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,22 +181,24 @@ def scene(width: int, height: int, random: np.random.Generator) -> Image:
 def _layout(width: int, height: int, random: np.random.Generator) -> list[tuple[Stamp, Path]]:
     """Lines of text with a path each, one to a lane, so that they never cover one another."""
     placed = []
-    lanes = max(1, (height - 24) // _LANE)
+    zoom = max(1.0, min(width / 640, height / 480))
+    high = round(_LANE * zoom)
+    lanes = max(1, (height - 24) // high)
     order = random.permutation(len(_LINES))
     for lane in range(lanes):
-        stamp = _stamp_that_fits(_LINES[order[lane % len(_LINES)]], width, random)
+        stamp = _stamp_that_fits(_LINES[order[lane % len(_LINES)]], (width, high), zoom, random)
         if stamp is None:
             continue
         h, w = stamp.ink.shape[:2]
         room = max(0, width - w)
         swing = room * float(random.uniform(0.15, 0.5))
         middle = float(random.uniform(swing, max(swing, room - swing)))
-        top = lane * _LANE + max(0, (_LANE - h) / 2)
+        top = lane * high + max(0, (high - h) / 2)
         path = Path(
             middle,
             top,
             swing,
-            max(0.0, (_LANE - h) / 2 - 1),
+            max(0.0, (high - h) / 2 - 1),
             random.uniform(0.03, 0.09),
             random.uniform(0, 6.28),
         )
@@ -204,14 +206,17 @@ def _layout(width: int, height: int, random: np.random.Generator) -> list[tuple[
     return placed
 
 
-def _stamp_that_fits(text: str, width: int, random: np.random.Generator) -> Stamp | None:
+def _stamp_that_fits(
+    text: str, room: tuple[int, int], zoom: float, random: np.random.Generator
+) -> Stamp | None:
     """The line in a random hand, words left off at the end until it fits; None if not one word does."""
     font = _FONTS[int(random.integers(len(_FONTS)))]
     scale, color = float(random.uniform(0.5, 1.0)), _INKS[int(random.integers(len(_INKS)))]
     words = text.split()
     while words:
-        stamp = render(" ".join(words), font, scale, 2 if scale > 0.75 else 1, color)
-        if stamp.ink.shape[1] <= 0.95 * width and stamp.ink.shape[0] <= _LANE:
+        thickness = max(1, round(zoom * (2 if scale > 0.75 else 1)))
+        stamp = render(" ".join(words), font, zoom * scale, thickness, color)
+        if stamp.ink.shape[1] <= 0.95 * room[0] and stamp.ink.shape[0] <= room[1]:
             return stamp
         words.pop()
     return None
@@ -234,11 +239,10 @@ def render(text: str, font: int, scale: float, thickness: int, color: tuple[int,
         cv2.max(ink, alone, dst=ink)
         position += len(word)
     halo = cv2.GaussianBlur(cv2.dilate(ink, np.ones((3, 3), np.uint8)), (0, 0), 1.2)
-    return Stamp(_share(ink), np.float32(0.75) * _share(halo), words, color)
-
-
-def _share(mask: Array) -> NDArray[np.float32]:
-    return np.asarray(mask[:, :, None] / np.float32(255), np.float32)
+    share = ink[:, :, None] / 255
+    keep = (1 - share) * (1 - 0.75 / 255 * np.asarray(halo, np.float32)[:, :, None])
+    keep = np.repeat(np.rint(255 * keep).astype(np.uint8), 3, axis=2)
+    return Stamp(keep, np.rint(share * np.array(color)).astype(np.uint8), words)
 
 
 def _press(stamp: Stamp, corner: tuple[int, int], image: Image, truth: NDArray[np.uint8]) -> None:
@@ -249,9 +253,8 @@ def _press(stamp: Stamp, corner: tuple[int, int], image: Image, truth: NDArray[n
     if x >= right or y >= bottom:
         return
     part = (slice(y - top, bottom - top), slice(x - left, right - left))
-    under = image[y:bottom, x:right] * (1 - stamp.halo[part])
-    color = np.array(stamp.color, np.float32)
-    image[y:bottom, x:right] = under + stamp.ink[part] * (color - under)
+    below = image[y:bottom, x:right]
+    below[...] = cv2.add(cv2.multiply(below, stamp.keep[part], scale=1 / 255), stamp.ink[part])
     for word_x, word_y, word_width, word_height in stamp.words:
         x1, y1 = max(0, left + word_x), max(0, top + word_y)
         truth[y1 : max(0, top + word_y + word_height), x1 : max(0, left + word_x + word_width)] = 1
