@@ -7,12 +7,12 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 
-.PHONY: help setup run test lint format bench gpu-check lock clean distclean
+.PHONY: help setup run test lint format docs bench gpu-check lock clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '/^make/p'
-	@echo "make lint · format · bench · gpu-check · lock · clean · distclean"
+	@echo "make lint · format · docs · bench · gpu-check · lock · clean · distclean"
 
 run: setup
 	@$(PY) -m edge demo
@@ -28,6 +28,10 @@ lint: setup
 format: setup
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+# The generated tables of README.md and docs/.
+docs: setup
+	@$(PY) -m edge.docs
 
 # Every benchmark answers one question and prints its numbers; dated results with the hardware's name go to
 # benchmarks/results.

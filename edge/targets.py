@@ -36,7 +36,7 @@ class Target:
 
     Attributes:
         name: how it is called on the command line and in the engine store.
-        compute_capability: CUDA compute capability (major, minor); None for processors.
+        compute_capability: CUDA compute capability (major, minor), in TOML also "8.9"; None for processors.
         devices: examples, most common first.
         carrier: float type of every tensor that is not quantized.
         quantized: types a quantized engine may use, preferred first.

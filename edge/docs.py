@@ -1,0 +1,221 @@
+"""The parts of the documentation that code knows better: `python -m edge.docs` writes them into the pages.
+
+A page holds a block between `<!-- begin NAME -->` and `<!-- end NAME -->`; `BLOCKS` says what belongs there.
+The tests compare, so that a key or a board that is added without a description is noticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from edge.config import ROOT, GateConfig, InputConfig, ModelConfig, SamplesConfig, TaskConfig
+from edge.targets import TARGETS, Target
+from edge.tasks import TASKS
+
+BUILDERS = {"onnxruntime": "ONNX Runtime", "tensorrt_rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
+STATES = {
+    "verified": "verified: built and run",
+    "simulated": "simulated: compiled anywhere on x86-64",
+    "bundle": "bundle: compiled on the device",
+}
+
+
+def matrix() -> str:
+    """The hardware matrix, short: for the README."""
+    header = ("target", "compute capability", "devices", "`fast`", "`exact`", "an engine built elsewhere is")
+    return table(
+        header,
+        (
+            (
+                f"`{target.name}`",
+                target.capability_text or "–",
+                ", ".join(target.devices),
+                target.fast_precision,
+                target.carrier,
+                STATES[target.remote_state],
+            )
+            for target in TARGETS.values()
+        ),
+    )
+
+
+def matrix_details() -> str:
+    """All that a row knows, with its sources."""
+    return "\n\n".join(_target_details(target) for target in TARGETS.values())
+
+
+def _target_details(target: Target) -> str:
+    facts = {
+        "Devices": ", ".join(target.devices),
+        "Also called": ", ".join(f"`{alias}`" for alias in target.aliases),
+        "Carrier": target.carrier,
+        "Quantized types, preferred first": ", ".join(target.quantized),
+        "Scales": f"{target.scale_type}{', values bf16-exact' if target.bf16_exact_scales else ''}",
+        "int8 activations": " or ".join(target.int8_activations),
+        "int8 depthwise → Swish": "yes" if target.depthwise_swish_int8 else "no",
+        "Compiled by": ", ".join(BUILDERS[name] for name in target.builders),
+        "First TensorRT": ".".join(map(str, target.min_tensorrt or ())),
+        "Memory bandwidth": f"{target.memory_bandwidth_gb_s:g} GB/s" if target.memory_bandwidth_gb_s else "",
+        "Dense int8": f"{target.int8_tops:g} TOPS" if target.int8_tops else "",
+        "Sources": "; ".join(target.sources),
+    }
+    capability = f", compute capability {target.capability_text}" if target.is_gpu else ""
+    lines = [f"- {name}: {value}" for name, value in facts.items() if value]
+    return "\n".join([f"### `{target.name}`{capability}", "", *lines])
+
+
+def model_config() -> str:
+    """Every key of a model's TOML file."""
+    sections: list[tuple[str, type[BaseModel]]] = [
+        ("Top of the file", ModelConfig),
+        ("`[input]`", InputConfig),
+        ("`[task]`", TaskConfig),
+        *((f'`[task]` with `kind = "{kind}"`', task_settings(kind)) for kind in TASKS),
+        ("`[calibration]` and `[evaluation]`", SamplesConfig),
+        ("`[gate]`", GateConfig),
+    ]
+    return "\n\n".join(f"### {title}\n\n{_keys(kind)}" for title, kind in sections)
+
+
+def task_settings(kind: str) -> type[BaseModel]:
+    """The model that validates a task's own keys: the class of its module whose name ends in Settings."""
+    module = importlib.import_module(TASKS[kind])
+    found = [
+        value
+        for name, value in vars(module).items()
+        if name.endswith("Settings") and isinstance(value, type) and value.__module__ == module.__name__
+    ]
+    return typing.cast("type[BaseModel]", found[0])
+
+
+def target_keys() -> str:
+    """Every key of a row in a TOML file of boards."""
+    described = _attributes(Target.__doc__ or "")
+    rows = [("`like`", "text", "name of the row to start from")]
+    for field in dataclasses.fields(Target):
+        if field.name != "name":
+            kind = typing.get_type_hints(Target)[field.name]
+            rows.append((f"`{field.name}`", _type(kind), described[field.name]))
+    return table(("key", "value", "meaning"), rows)
+
+
+def _attributes(docstring: str) -> dict[str, str]:
+    """The Attributes section of a docstring: name → text."""
+    text = docstring.split("Attributes:")[1]
+    found = re.findall(r"^\s{8}(\w+): (.*(?:\n\s{12}.*)*)", text, re.MULTILINE)
+    return {name: " ".join(description.split()) for name, description in found}
+
+
+def _keys(kind: type[BaseModel]) -> str:
+    rows = []
+    for name, field in kind.model_fields.items():
+        if _is_section(field.annotation):
+            continue
+        default = "required" if field.is_required() else _default(field.default)
+        rows.append((f"`{name}`", _type(field.annotation), default, field.description or ""))
+    return table(("key", "value", "default", "meaning"), rows)
+
+
+def _is_section(annotation: Any) -> bool:
+    options = [annotation, *typing.get_args(annotation)]
+    return any(isinstance(option, type) and issubclass(option, BaseModel) for option in options)
+
+
+def _default(value: Any) -> str:
+    if value is None or value is PydanticUndefined or value in ("", ()):
+        return "–"
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, float) and 0 < value < 0.01:
+        return f"1/{round(1 / value)}"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+_NAMES = {
+    "int": "whole number",
+    "float": "number",
+    "str": "text",
+    "bool": "true or false",
+    "Path": "path",
+    "NoneType": "",
+}
+
+
+def _type(annotation: Any) -> str:
+    """An annotation in words: Literal["a", "b"] → `a`, `b`; tuple[float, ...] → list of number."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(args[0])
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in args)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(filter(None, (_type(arg) for arg in args)))
+    if origin is tuple:
+        kinds = [_type(arg) for arg in args if arg is not Ellipsis]
+        return f"list of {kinds[0]}" if Ellipsis in args else f"[{', '.join(kinds)}]"
+    if origin in (list, dict):
+        return "list" if origin is list else "table"
+    return _NAMES.get(getattr(annotation, "__name__", ""), str(annotation))
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    names = list(header)
+    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    return "\n".join(["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *lines])
+
+
+BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
+    "matrix": ("README.md", matrix),
+    "matrix-details": ("docs/hardware.md", matrix_details),
+    "model-config": ("docs/configuration.md", model_config),
+    "target-keys": ("docs/configuration.md", target_keys),
+}
+
+
+def block(page: str, name: str) -> str:
+    """What a page holds in its block `name`.
+
+    Raises:
+        ValueError: there is no such block.
+    """
+    match = _block(name).search(page)
+    if match is None:
+        raise ValueError(f"no block '{name}'")
+    return match[2].strip()
+
+
+def update(root: Path = ROOT) -> list[Path]:
+    """Write all blocks; returns the pages that changed."""
+    changed = []
+    for name, (place, generate) in BLOCKS.items():
+        page = root / place
+        before = page.read_text(encoding="utf-8")
+        old = _block(name).search(before)
+        if old is None:
+            raise ValueError(f"{page} has no block '{name}'")
+        after = f"{before[: old.start(2)]}{generate()}\n{before[old.end(2) :]}"
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            changed.append(page)
+    return changed
+
+
+def _block(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- begin {name} -->)\n(.*?)(<!-- end {name} -->)", re.DOTALL)
+
+
+if __name__ == "__main__":
+    for path in update():
+        print(f"updated {path}", file=sys.stderr)
