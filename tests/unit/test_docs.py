@@ -34,8 +34,8 @@ def anchors(page: Path) -> set[str]:
 
 def commands(page: Path) -> Iterator[list[str]]:
     """Every `edge …` command line in a page's code, as words."""
-    blocks = re.findall(r"^\s*```(?:sh)?\n(.*?)```", text(page), re.MULTILINE | re.DOTALL)
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    fences = re.findall(r"^\s*```(\w*)\n(.*?)^\s*```", text(page), re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for kind, block in fences if kind in ("", "sh") for line in block.splitlines()]
     lines += re.findall(r"`([^`\n]+)`", text(page))
     for line in lines:
         program, _, rest = line.partition(" ")
