@@ -81,7 +81,9 @@ def reading(path: Path, doing: str, quote: bool = False) -> Iterator[None]:
         raise InputError(f"cannot {doing} {path}", "its sequences are nested without end", _REPAIR) from e
     except MemoryError as e:
         raise InputError(f"cannot {doing} {path}", "it needs more memory than there is", _REPAIR) from e
-    except Exception as e:
+    except BaseException as e:
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":  # of decoders in Rust
+            raise
         text = " ".join(str(e).split())[:300] if quote else ""
         why = text or f"it is damaged or breaks the DICOM standard ({type(e).__name__})"
         raise InputError(f"cannot {doing} {path}", why, _REPAIR) from e

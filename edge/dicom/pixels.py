@@ -41,7 +41,8 @@ class DicomImage:
     @cached_property
     def frame_times(self) -> tuple[float, ...] | None:
         """Presentation time of each frame in seconds, the first at 0; None where the file gives none."""
-        return frame_times(self.dataset)
+        with reading(self.path, "read"):
+            return frame_times(self.dataset)
 
     def frame(self, index: int, window: int = 0) -> tuple[Image, Transforms]:
         """Frame `index` (from 0) as H × W × 3 uint8 BGR, ready for display or a network, and what was
@@ -62,14 +63,15 @@ class DicomImage:
     def meta(self, index: int) -> dict[str, Any]:
         """Which frame of which object this is, without patient data; `frame_number` counts from 1."""
         ds = self.dataset
-        found = {
-            "study_instance_uid": ds.get("StudyInstanceUID"),
-            "series_instance_uid": ds.get("SeriesInstanceUID"),
-            "sop_class_uid": ds.get("SOPClassUID"),
-            "sop_instance_uid": ds.get("SOPInstanceUID"),
-            "modality": ds.get("Modality"),
-            "transfer_syntax_uid": ds.file_meta.get("TransferSyntaxUID"),
-        }
+        with reading(self.path, "read"):
+            found = {
+                "study_instance_uid": ds.get("StudyInstanceUID"),
+                "series_instance_uid": ds.get("SeriesInstanceUID"),
+                "sop_class_uid": ds.get("SOPClassUID"),
+                "sop_instance_uid": ds.get("SOPInstanceUID"),
+                "modality": ds.get("Modality"),
+                "transfer_syntax_uid": ds.file_meta.get("TransferSyntaxUID"),
+            }
         kept: dict[str, Any] = {key: str(value) for key, value in found.items() if value}
         return kept | {"frame_number": index + 1, "frames": self.frames}
 

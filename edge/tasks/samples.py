@@ -27,8 +27,10 @@ def find_samples(config: SamplesConfig, label: Callable[[Path], Any] | None = No
     Raises:
         InputError: the folder cannot be read, or holds no picture.
     """
-    paths = find_pictures(config.images)[: config.limit]
-    return [Sample(path, label(path) if label else None) for path in paths]
+    paths = find_pictures(config.images)
+    if config.labels and config.images in config.labels.parents:  # masks in a folder below their pictures
+        paths = [path for path in paths if config.labels not in path.parents]
+    return [Sample(path, label(path) if label else None) for path in paths[: config.limit]]
 
 
 def find_pictures(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """DICOM files that lie, break off or cannot be decoded: an error that says what, why and what to do."""
 
+import random
 import struct
 import zlib
 from pathlib import Path
@@ -196,6 +197,34 @@ def test_a_deflated_file_may_not_grow_without_bound(tmp_path, monkeypatch):
     open_dicom(path).frame(0)
     monkeypatch.setattr(dicom_header, "MAX_INFLATED_BYTES", 5_000)
     refused(path, "inflates")
+
+
+def test_a_decoder_that_panics_is_an_input_error(tmp_path):
+    """The RLE decoder is written in Rust, whose panics are no ordinary exceptions."""
+    whole = (TEST_FILES / "MR_small_RLE.dcm").read_bytes()
+    start = whole.index(struct.pack("<HH", 0xFFFE, 0xE000), whole.index(b"\xe0\x7f\x10\x00") + 20) + 8
+    path = tmp_path / "rle.dcm"
+    path.write_bytes(whole[: start + 64] + b"\x01" * (len(whole) - start - 64 - 8) + whole[-8:])
+    error = refused(path, "cannot decode")
+    assert not isinstance(error.__cause__, Exception)
+
+
+@pytest.mark.parametrize("name", ["MR_small.dcm", "CT_small.dcm", "rtdose.dcm", "examples_palette.dcm"])
+def test_no_changed_byte_leads_to_anything_but_a_picture_or_an_error(tmp_path, name):
+    rng = random.Random(name)
+    whole, path = (TEST_FILES / name).read_bytes(), tmp_path / name
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 3, 20])):
+            data[rng.randrange(128, 4000)] = rng.randrange(256)
+        path.write_bytes(data[: rng.choice([len(data), rng.randrange(len(data))])])
+        try:
+            image = open_dicom(path)
+            picture, _ = image.frame(image.frames - 1)
+            assert picture.dtype == "uint8" and picture.shape[2] == 3
+            assert image.meta(0) and (image.frame_times is None or len(image.frame_times) == image.frames)
+        except InputError as e:
+            assert e.what and e.why
 
 
 def test_errors_and_logs_never_quote_the_patient(tmp_path, caplog, recwarn, capfd):

@@ -141,14 +141,14 @@ def test_a_mask_of_another_size_is_refused():
         create({}, "here").score_truth(np.zeros((10, 10), np.uint8), find(np.ones((16, 16)), place(64, 64)))
 
 
-@pytest.mark.parametrize("masks", [".", "masks"])
+@pytest.mark.parametrize("masks", [".", "masks", "../masks"])
 def test_masks_lie_beside_the_pictures_or_in_a_folder_of_their_own(tmp_path, masks):
     folder = tmp_path / "pictures"
-    (folder / masks).mkdir(parents=True)
+    folder.mkdir()
+    target = (folder / masks).resolve()
+    target.mkdir(exist_ok=True)
     truth = np.zeros((64, 64), np.uint8)
     truth[16:32] = 255
-    target = folder if masks == "." else tmp_path / masks
-    target.mkdir(exist_ok=True)
     for name in ("0000", "0001"):
         cv2.imwrite(str(folder / f"{name}.jpg"), np.zeros((64, 64, 3), np.uint8))
     cv2.imwrite(str(target / "0000.png"), truth)
