@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from edge.errors import EXIT_INTERRUPTED, EdgeError, InputError, UsageError
+from edge.errors import EXIT_INTERRUPTED, EdgeError, InputError, RuntimeFault, UsageError
 
 if TYPE_CHECKING:
     from edge.sinks import Sink
@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
         feeds = _open_feeds(args, opened)
         network = _open_network(args, any(feed.source.live for feed in feeds))
         opened.callback(network.close)
-        sinks = _open_sinks(args, feeds)
         network.warm_up()
+        sinks = _open_sinks(args, feeds)  # last: opening a file empties it
         from edge.stream.run import Run
 
         running = Run(network, feeds, sinks, args.frames, args.serial, stop)
@@ -92,11 +92,19 @@ def _check(args: argparse.Namespace) -> None:
     if args.json and "jsonl:-" in args.sink:
         raise UsageError("--json and --sink jsonl:-", "both write to standard output", "use --summary FILE")
     if args.summary is not None:
-        try:
-            args.summary.parent.mkdir(parents=True, exist_ok=True)
-            args.summary.touch()
-        except OSError as e:
-            raise InputError(f"cannot write {args.summary}", e.strerror or str(e), "check the path") from e
+        _check_writable(args.summary)
+
+
+def _check_writable(path: Path) -> None:
+    """Fail before the run instead of after it; leaves no file behind that was not there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        path.open("a").close()
+        if new:
+            path.unlink()
+    except OSError as e:
+        raise InputError(f"cannot write {path}", e.strerror or str(e), "check the path") from e
 
 
 def _open_feeds(args: argparse.Namespace, opened: ExitStack) -> list[Feed]:
@@ -199,17 +207,18 @@ def _status_of(feed: Feed) -> str:
 
 def _report(args: argparse.Namespace, data: dict[str, Any]) -> None:
     text = json.dumps(data, indent=1)
+    if args.json:
+        print(text)
+    else:
+        from edge.stream.show import show
+
+        show(data)
     if args.summary is not None:
         try:
             args.summary.write_text(text + "\n", encoding="utf-8")
         except OSError as e:
-            raise InputError(f"cannot write {args.summary}", e.strerror or str(e), "free some space") from e
-    if args.json:
-        print(text)
-        return
-    from edge.stream.show import show
-
-    show(data)
+            why = e.strerror or str(e)
+            raise RuntimeFault(f"cannot write {args.summary}", why, "free some space") from e
 
 
 def _positive(text: str) -> int:

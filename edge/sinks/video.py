@@ -18,6 +18,10 @@ FALLBACK_FPS = 10.0
 """For feeds without a clock, such as image folders: slow enough to look at."""
 
 
+LONGEST_PAUSE = 10.0
+"""Seconds without a result that a video shows as they were."""
+
+
 def open(rest: str, feeds: Sequence[FeedInfo]) -> VideoSink:
     """`out.mp4`; with several feeds `out-<feed>.mp4` for each.
 
@@ -59,7 +63,8 @@ class VideoSink:
         self.recordings = recordings
 
     def write(self, result: Result) -> None:
-        self.recordings[result.frame.feed].add(result.payload.draw(_color(result.frame.image)))
+        frame = result.frame
+        self.recordings[frame.feed].add(result.payload.draw(_color(frame.image)), frame.pts)
 
     def flush(self) -> None:
         pass
@@ -81,18 +86,38 @@ class VideoSink:
 
 
 class Recording:
-    """One video file, opened with the size of its first picture; pictures of another size are fitted in."""
+    """One video file, opened with the size of its first picture; pictures of another size are fitted in.
+
+    A picture is repeated until the next one's time, so that the video keeps the feed's pace where frames were
+    dropped or last differently long.
+    """
 
     def __init__(self, path: Path, fps: float | None) -> None:
         self.path, self.fps = path, fps or FALLBACK_FPS
         self.frames = 0
+        self._start: float | None = None
+        self._last: Image | None = None
         self._writer: Any = None
         self._size = (0, 0)
 
-    def add(self, image: Image) -> None:
+    def add(self, image: Image, pts: float | None) -> None:
+        """Append a picture that is shown at `pts` seconds; without one, right after the one before."""
         if self._writer is None:
             self._open(image)
-        self._writer.write(_fit(image, self._size))
+        if pts is not None:
+            self._start = pts if self._start is None else self._start
+            self._fill(round((pts - self._start) * self.fps))
+        self._last = _fit(image, self._size)
+        self._write(self._last)
+
+    def _fill(self, frames: int) -> None:
+        """Repeat the last picture up to this many frames, for ten seconds at most: pauses are cut short."""
+        for _ in range(min(frames - self.frames, round(LONGEST_PAUSE * self.fps))):
+            if self._last is not None:
+                self._write(self._last)
+
+    def _write(self, image: Image) -> None:
+        self._writer.write(image)
         self.frames += 1
 
     def close(self) -> None:

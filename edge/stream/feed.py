@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 
+from edge.errors import InputError
 from edge.sources import Picture, Source
 from edge.stream.admission import Account, Admission, Lane
 from edge.stream.faults import Faults, describe
@@ -20,7 +21,8 @@ class Feed:
     """A source under a name that is unique in the run.
 
     Attributes:
-        ended: how it ended: `end`, `limit` (--frames), `shutdown`, `truncated`, `fault`; None while it runs.
+        ended: how it ended: `end`, `limit` (--frames), `shutdown`, `truncated`, `lost` (a camera),
+            `fault`; None while it runs.
         reader_count: frames as the reader counted them, apart from the account, to prove it at the end.
     """
 
@@ -78,11 +80,19 @@ class Reader(threading.Thread):
                     raise
                 continue
             if picture is None:
-                feed.error = feed.source.problem
-                return "truncated" if feed.error else "end"
+                return self._ended(feed.source.problem)
             failures = 0
             self._hand_in(picture, start)
         return "shutdown"
+
+    def _ended(self, problem: str | None) -> str:
+        """A file that is shorter than it says is what it is; a camera that goes away is a fault."""
+        feed = self.feed
+        feed.error = problem
+        if problem and feed.source.live:
+            self.faults.report(feed.name, "reading", InputError(problem))
+            return "lost"
+        return "truncated" if problem else "end"
 
     def _lost(self, error: OSError) -> None:
         feed = self.feed

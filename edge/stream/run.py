@@ -104,7 +104,7 @@ class Run:
     def _summary(self, wall: float, cpu: float, sinks: list[tuple[str, OutletCounts]]) -> Summary:
         feeds = [self._feed_summary(feed, wall) for feed in self.feeds]
         unreadable = all(feed["captured"] == feed["failures"].get("capture", 0) for feed in feeds)
-        if unreadable and all(feed["ended"] in ("truncated", "fault", "end") for feed in feeds):
+        if unreadable and all(feed["ended"] in ("end", "truncated", "lost", "fault") for feed in feeds):
             raise InputError(
                 "no frame could be read from " + ", ".join(feed["source"] for feed in feeds),
                 next((feed["error"] for feed in feeds if feed["error"]), "the source is empty"),

@@ -91,6 +91,15 @@ def test_a_source_that_only_fails_is_given_up() -> None:
     assert (row["ended"], row["failed"]) == ("fault", LOST_AFTER)
 
 
+def test_a_camera_that_goes_away_is_a_fault_and_a_short_file_is_not() -> None:
+    for live, ended, code in ((True, "lost", 5), (False, "truncated", 0)):
+        source = Script(pictures(3), live=live)
+        source.problem = "gives no more pictures"
+        summary = Run(null_network(), [feed("a", source)]).go()
+        assert (summary.data["feeds"][0]["ended"], summary.exit_code) == (ended, code)
+        assert "no more pictures" in summary.data["feeds"][0]["error"]
+
+
 def test_when_nothing_at_all_could_be_read_the_input_is_at_fault() -> None:
     with pytest.raises(InputError, match="no frame could be read from a:, b:"):
         Run(null_network(), [feed("a", Script(lost(2))), feed("b", Script([]))]).go()

@@ -16,6 +16,7 @@ from edge import tasks
 from edge.config import ModelConfig
 from edge.sinks import FeedInfo, open_sink
 from edge.sinks.jsonl import result_line
+from edge.stream.network import Nothing
 from edge.stream.run import Run
 from edge.types import EngineId, Frame, Payload, Result
 
@@ -132,14 +133,23 @@ def frames_of(path: Path) -> list[np.ndarray]:
 def test_a_video_plays_and_shows_the_finding(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"v.{suffix}"
     sink = open_sink(f"video:{path}", [FeedInfo("a", 25.0)])
-    for _ in range(6):
-        sink.write(result(Collectless()))
+    for number in range(6):
+        sink.write(result(Collectless(), pts=number / 25))
     sink.close()
     frames = frames_of(path)
     assert len(frames) == 6
     assert frames[3].shape == (48, 64, 3)
     blue, green, red = frames[3][10, 10].astype(int)
     assert red > 150 > blue + green
+
+
+def test_a_video_keeps_the_feeds_pace_where_frames_were_dropped(tmp_path: Path) -> None:
+    sink = open_sink(f"video:{tmp_path}/v.avi", [FeedInfo("a", 10.0)])
+    for seq, grey in ((5, 60), (6, 120), (11, 180)):
+        sink.write(result(Nothing(), pts=seq / 10, image=np.full((48, 64, 3), grey, np.uint8)))
+    sink.close()
+    shown = [int(frame.mean()) for frame in frames_of(tmp_path / "v.avi")]
+    assert shown == pytest.approx([60, 120, 120, 120, 120, 120, 180], abs=3)
 
 
 def test_each_feed_gets_its_own_video(tmp_path: Path) -> None:
