@@ -103,6 +103,16 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return default
 
 
+def captured(node: onnx.NodeProto) -> Iterator[str]:
+    """Names of the tensors that a node's sub-graphs (If, Loop, Scan) read from around them."""
+    for a in node.attribute:
+        for inner in (a.g, *a.graphs):
+            inside = {i.name for i in inner.input} | {t.name for t in inner.initializer}
+            inside |= {name for n in inner.node for name in n.output}
+            read = [name for n in inner.node for name in (*n.input, *captured(n))]
+            yield from (name for name in read if name and name not in inside)
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -170,6 +180,7 @@ def prepare(model: onnx.ModelProto, input_name: str | None, shape: tuple[int, in
     """
     model = onnx.ModelProto.FromString(model.SerializeToString())
     _fix_input(model, picture_input(model, input_name), shape)
+    _name_nodes(model)  # runtimes refuse two nodes of one name
     model = _simplify(_convert(model))
     _drop_empty_constants(model)
     _name_nodes(model)
@@ -295,7 +306,7 @@ def _drop_empty_constants(model: onnx.ModelProto) -> None:
             for index, name in enumerate(node.input):
                 if name in empty:
                     node.input[index] = ""
-    used = {name for node in model.graph.node for name in node.input}
+    used = {name for node in model.graph.node for name in (*node.input, *captured(node))}
     kept = [t for t in model.graph.initializer if t.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)

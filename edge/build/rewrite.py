@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from edge.build import numerics
 from edge.build.calibrate import Range
-from edge.build.graph import OPSET, Graph, attribute
+from edge.build.graph import OPSET, Graph, attribute, captured
 from edge.build.placement import Point, points
 from edge.build.plan import Plan
 from edge.errors import ModelError
@@ -116,7 +116,7 @@ class _Writer:
         copy.CopyFrom(node)
         island = node.op_type in FP32_ISLANDS
         if island:
-            self._refuse_captures(node)
+            self._keep_captured(node)
         for index, name in enumerate(node.input):
             if name:
                 copy.input[index] = self._read(node, index, name, island)
@@ -181,19 +181,21 @@ class _Writer:
                 typed = numpy_helper.to_array(a.t).astype(numerics.NUMPY[self.plan.carrier])
                 a.t.CopyFrom(numpy_helper.from_array(typed, a.t.name))
 
-    def _refuse_captures(self, node: onnx.NodeProto) -> None:
-        """A sub-graph that reads a tensor from around it would find it in another type."""
-        for a in node.attribute:
-            inside = {o for n in a.g.node for o in n.output} | {i.name for i in a.g.input}
-            inside |= {t.name for t in a.g.initializer}
-            for reader in a.g.node:
-                captured = [i for i in reader.input if i and i not in inside and self.graph.is_float(i)]
-                if captured and self.plan.carrier != "fp32":
-                    raise ModelError(
-                        f"node '{node.name}' ({node.op_type}) reads '{captured[0]}' from outside itself",
-                        f"inside control flow it cannot follow the {self.plan.carrier} carrier",
-                        "pass the tensor as an input of the node, or export without control flow",
-                    )
+    def _keep_captured(self, node: onnx.NodeProto) -> None:
+        """Constants that a sub-graph reads from around it stay; a tensor there would have another type.
+
+        Raises:
+            ModelError: it reads a float tensor, which outside is in the carrier.
+        """
+        for name in captured(node):
+            if self._is_carried(name):
+                raise ModelError(
+                    f"node '{node.name}' ({node.op_type}) reads '{name}' from outside itself",
+                    f"inside control flow it cannot follow the {self.plan.carrier} carrier",
+                    "pass the tensor as an input of the node, or export without control flow",
+                )
+            if name in self.graph.initializers:
+                self.constants.setdefault(name, self.graph.initializers[name])
 
     # ------------------------------------------------------------------ Q/DQ
 

@@ -1,0 +1,1 @@
+"""Being here makes `tests/` importable: the tests share `graphs.py` and `streaming.py`."""
