@@ -26,15 +26,13 @@ ROUND_SECONDS = 0.3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `edge bench`."""
-    from edge.config import ROOT
-
     add = parser.add_argument
     add("--model", metavar="NAME", required=True, help="a model in the engine store")
     add("--target", help="whose engines (default: the best that this machine can run)")
     add("--variant", default="all", help="one variant, or all (default: %(default)s)")
     add("--seconds", type=float, default=5.0, help="time for each engine (default: %(default)g)")
     add("--threads", type=int, default=0, metavar="N", help="processor threads (default: all)")
-    add("--engines", type=Path, metavar="DIR", default=ROOT / "engines", help="the engine store")
+    add("--engines", type=Path, metavar="DIR", default=Path("engines"), help="the engine store")
     add("--json", metavar="FILE", help="write the rows as JSON; - for standard output")
 
 

@@ -29,8 +29,6 @@ _STATUS_SECONDS = 0.25
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `edge run`."""
-    from edge.config import ROOT
-
     add = parser.add_argument
     add("--model", metavar="NAME", help="a model in the engine store")
     add(
@@ -55,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--serial", action="store_true", help="one frame after the other, to debug")
     add("--summary", type=Path, metavar="FILE", help="write the summary as JSON")
     add("--json", action="store_true", help="print the summary as JSON on standard output")
-    add("--engines", type=Path, metavar="DIR", default=ROOT / "engines", help="the engine store")
+    add("--engines", type=Path, metavar="DIR", default=Path("engines"), help="the engine store")
     add("--threads", type=_positive, metavar="N", default=0, help="processor threads (default: all)")
     add("--max-age-ms", type=_positive_float, metavar="MS", help="drop frames of live feeds older than this")
     add("--backend", choices=["null"], help="null: run without an engine, to measure the runner")
@@ -71,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     """
     _check(args)
     stop = threading.Event()
-    with ExitStack() as opened, _signals(stop):
-        feeds = _open_feeds(args, opened)
+    with ExitStack() as opened, ExitStack() as unread, _signals(stop):
+        feeds = _open_feeds(args, unread)
         network = _open_network(args, any(feed.source.live for feed in feeds))
         opened.callback(network.close)
         network.warm_up()
@@ -80,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         from edge.stream.run import Run
 
         running = Run(network, feeds, sinks, args.frames, args.serial, stop)
+        unread.pop_all()  # from here on the run closes its sources, except one that hangs in a read
         with _status(running):
             summary = running.go()
     _report(args, summary.data)

@@ -1,0 +1,1 @@
+"""The runner: readers, admission, the two loops and what they measure. `run.Run` brings them together."""

@@ -10,7 +10,7 @@ from edge.sinks import Sink
 from edge.stream.faults import Faults, describe
 from edge.types import Result
 
-DEPTH = 16
+DEPTH = 8
 """Results that may wait for a sink; then the loop waits, so memory stays bounded."""
 
 

@@ -21,6 +21,9 @@ from edge.stream.pipeline import Pipeline
 from edge.stream.score import Scoreboard
 from edge.types import Result
 
+PATIENCE = 2.0
+"""Seconds that the end of a run waits for a source to come back from a read."""
+
 SCORE = "score:"
 """What the scoreboard is called among the sinks when it fails; it is not listed otherwise."""
 
@@ -97,7 +100,7 @@ class Run:
 
     def _close_readers(self, readers: list[Reader]) -> None:
         for reader in readers:
-            reader.join(timeout=2.0)
+            reader.join(PATIENCE)
             if not reader.is_alive():  # a source that hangs in a read is left to the end of the process
                 reader.feed.source.close()
 

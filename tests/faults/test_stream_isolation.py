@@ -179,6 +179,25 @@ def test_stopping_drains_what_is_in_a_slot_and_accounts_for_the_rest() -> None:
     assert (summary.exit_code, sink.closed, source.closed) == (0, True, True)
 
 
+def test_a_source_that_hangs_does_not_keep_a_run_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.stream.run.PATIENCE", 0.05)
+    stop, back = threading.Event(), threading.Event()
+
+    class Dead(Script):
+        def read(self) -> Picture | None:
+            if self.read_count == 2:
+                stop.set()
+                back.wait(30)
+            return super().read()
+
+    source = Dead(pictures(9), live=True)
+    try:
+        row = Run(null_network(), [feed("a", source)], stop=stop).go().data["feeds"][0]
+        assert (row["captured"], row["ended"], source.closed) == (2, "shutdown", False)
+    finally:
+        back.set()
+
+
 class Unsteady(Network):
     """A network that fails by dice at each stage."""
 
