@@ -1,14 +1,15 @@
 """Activation ranges: one streaming pass over the calibration samples, histograms in bounded memory.
 
 A histogram's edge is a power of two that doubles when a larger value arrives, and doubling merges bins
-pairwise. Scaling by powers of two is exact in binary floating point, so the counts are the same as if the
-final edge had been known from the start: the result depends on the set of samples and not on their order.
-Samples are run one at a time, so that it does not depend on a batch size either.
+pairwise. Short of underflow, scaling by powers of two is exact in binary floating point, so the counts are the
+same as if the final edge had been known from the start: the result depends on the set of samples and not on
+their order. Samples are run one at a time, so that it does not depend on a batch size either.
 """
 
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from edge.types import Array
 
 BINS = 2048
 """Bins on each side of zero."""
+SMALLEST_EDGE = -100
+"""Exponent of the first edge: at −126 the bins' scale would leave float32."""
 CANDIDATES = 96
 """Clipping thresholds tried for each tensor."""
 
@@ -34,7 +37,7 @@ class Histogram:
     """Counts of one tensor's values in 2 · BINS equal bins over ±2^exponent, and their exact extremes."""
 
     def __init__(self) -> None:
-        self.exponent = -126
+        self.exponent = SMALLEST_EDGE
         self.counts = np.zeros(2 * BINS, np.int64)
         self.low = np.inf
         self.high = -np.inf
@@ -49,7 +52,7 @@ class Histogram:
 
     def _reach(self, peak: float) -> None:
         """Double the edge until `peak` lies strictly inside it."""
-        needed = max(int(np.frexp(peak)[1]), -126)
+        needed = int(np.frexp(peak)[1]) if peak > 0 else SMALLEST_EDGE
         while self.exponent < needed:
             shift = min(needed - self.exponent, BINS.bit_length())
             self.counts = _merge(self.counts, shift)
@@ -111,14 +114,14 @@ class Calibration:
     def load(cls, path: Path, sha256: str) -> Calibration | None:
         """The cached result, or None where there is none for this graph and data."""
         try:
-            with np.load(path) as stored:
+            with path.open("rb") as file, np.load(file) as stored:
                 if str(stored["sha256"]) != sha256:
                     return None
                 rows = zip(stored["names"], stored["table"].tolist(), strict=True)
                 ranges = {str(name): Range(a, b, c, d, (e, f)) for name, (a, b, c, d, e, f) in rows}
                 return cls(sha256, int(stored["samples"]), ranges)
-        except (OSError, ValueError, KeyError):
-            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None  # absent, of another version, or broken off
 
 
 def fingerprint(graph_sha256: str, files: Sequence[Path], settings: str) -> str:
