@@ -1,9 +1,9 @@
 """Activation ranges: one streaming pass over the calibration samples, histograms in bounded memory.
 
 A histogram's edge is a power of two that doubles when a larger value arrives, and doubling merges bins
-pairwise. Short of underflow, scaling by powers of two is exact in binary floating point, so the counts are the
-same as if the final edge had been known from the start: the result depends on the set of samples and not on
-their order. Samples are run one at a time, so that it does not depend on a batch size either.
+pairwise. Short of underflow, scaling by powers of two is exact in binary floating point, so the counts are
+the same as if the final edge had been known from the start: the result depends on the set of samples and not
+on their order. Samples are run one at a time, so that it does not depend on a batch size either.
 """
 
 from __future__ import annotations

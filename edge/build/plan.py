@@ -204,7 +204,7 @@ def matrix_size(site: Site) -> str | None:
     """Products with fewer than 16 rows of weights, or with a vector, run at memory speed in any type."""
     if site.is_conv:
         return None
-    if min(site.weight_shape[-2:], default=0) < 16:
+    if len(site.weight_shape) < 2 or min(site.weight_shape[-2:]) < 16:
         return f"matrix of {'×'.join(map(str, site.weight_shape))} is too small to gain"
     rows = int(np.prod((site.graph.shape(site.node.output[0]) or (1, 1))[:-1]))
     return "matrix–vector product: memory-bound in any type" if rows == 1 else None
