@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 from datetime import datetime, timezone
@@ -53,6 +54,7 @@ def report(name: str, figures: dict[str, Any], file: str | None) -> None:
         "benchmark": name,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "machine": detect().label,
+        "load_average": [round(load, 1) for load in os.getloadavg()],  # what else the machine was doing
         "python": platform.python_version(),
         "packages": {package: version(package) for package in ("numpy", "onnxruntime", "opencv-python")},
         **_rounded(figures),

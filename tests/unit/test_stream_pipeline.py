@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,24 @@ def test_a_slow_cameras_result_is_not_held_back_for_the_next_frame() -> None:
     sink = Collect(lambda result: delivered.set())
     Run(null_network(), [feed("a", Camera(pictures(2), live=True))], [("collect:", sink)]).go()
     assert sink.sequence("a") == [0, 1]
+
+
+def test_a_paced_file_takes_its_own_time_and_still_drops_nothing() -> None:
+    source = Script(pictures(6), paced=True)
+    start = time.perf_counter()
+    row = Run(null_network("delay_ms=60"), [feed("a", source)]).go().data["feeds"][0]
+    assert time.perf_counter() - start >= 5 / 25
+    assert (row["delivered"], row["dropped"]) == (6, {})
+
+
+def test_a_live_feed_that_overtakes_the_engine_keeps_to_the_newest() -> None:
+    sink = Collect()
+    source = Script([step for picture in pictures(40) for step in (picture, 0.001)], live=True)
+    row = Run(null_network("delay_ms=10"), [feed("a", source)], [("c:", sink)]).go().data["feeds"][0]
+    assert row["captured"] == 40
+    assert row["dropped"]["superseded"] > 10
+    assert sink.sequence("a") == sorted(set(sink.sequence("a")))
+    assert sink.sequence("a")[-1] == 39
 
 
 def test_a_limit_stops_each_feed_and_says_so() -> None:
