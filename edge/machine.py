@@ -62,7 +62,7 @@ PACKAGES = (
         "tensorrt",
         ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-cu11"),
         "trt",
-        "compile on the device itself",
+        "finish a bundle on its device (trtexec)",
     ),
     Package("pycuda", ("pycuda",), "gpu", "preprocess and copy on a GPU"),
     Package("pydicom", ("pydicom",), "dicom", "read DICOM files"),

@@ -164,9 +164,9 @@ def _draw_stages(axes: Any, feeds: Sequence[Mapping[str, Any]]) -> None:
             axes.barh(line, span, left=start, height=0.42, color=colour, label=stage if line == 0 else None)
             start += span
         latency = feed["latency_ms"]
-        text = "   ".join(f"{name} {latency[name]:.0f}" for name in ("p50", "p95", "p99", "max"))
+        text = "  ".join(f"{name} {latency[name]:.0f}" for name in ("p50", "p95", "p99", "max"))
         text = f"frame to result: {text}" if feed["live"] else f"a file, read ahead: {_pace(feed)}"
-        axes.text(0, line + 0.37, text, fontsize=9.5, color=FAINT, va="center")
+        axes.text(0, line + 0.37, text, fontsize=9, color=FAINT, va="center")
     axes.set_yticks(range(len(feeds)), [feed["feed"] for feed in feeds], fontsize=10.5, color=INK)
     axes.set_ylim(len(feeds) - 0.35, -0.5)
     axes.tick_params(axis="y", length=0)

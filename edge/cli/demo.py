@@ -23,11 +23,9 @@ TITLES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from edge.config import ROOT
-
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder for the results")
     parser.add_argument(
-        "--engines", type=Path, default=ROOT / "engines", metavar="DIR", help="the engine store"
+        "--engines", type=Path, default=Path("engines"), metavar="DIR", help="the engine store"
     )
     parser.add_argument("--targets", default="all", help="all, local, or names with commas (default: all)")
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _COLOURS = {"verified": "green", "simulated": "cyan", "bundle": "yellow"}
 _LEGEND = """verified   it ran on that hardware
 simulated  compiled for it; its numbers were checked on the processor
-bundle     a checked graph, to be compiled on the device"""
+bundle     a checked graph; its finish.sh compiles it on the device"""
+_NOT_YET = "not yet    running on a GPU comes with a later version; use the cpu engine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +31,20 @@ class Outlook:
     Attributes:
         compiled_by: what compiles here; "" if only a bundle can be made.
         runs: an engine for the target can run here, now.
-        note: what would change that, or what stays open.
+        here: it is a part of this machine.
+        note: what it takes to compile for it, or a warning.
     """
 
     target: Target
     compiled_by: str
     runs: bool
+    here: bool
     note: str = ""
 
     @property
     def state(self) -> str:
         """State of an engine built here: verified, simulated or bundle."""
-        if self.runs and self.compiled_by:
+        if self.runs:
             return "verified"
         return "simulated" if self.compiled_by else "bundle"
 
@@ -67,23 +70,19 @@ def outlook(target: Target, machine: Machine, targets: Mapping[str, Target] = TA
     if not target.is_gpu:
         version = machine.packages.get("onnxruntime")
         if version is None:
-            return Outlook(target, "", False, "needs onnxruntime: pip install onnxruntime")
+            return Outlook(target, "", False, True, "needs onnxruntime: pip install onnxruntime")
         slow = "" if INT8_DOT in machine.cpu_features else "int8 will be slow here"
-        return Outlook(target, f"ONNX Runtime {_short(version)}", True, slow)
+        return Outlook(target, f"ONNX Runtime {_short(version)}", True, True, slow)
+    compiler = _compiler(target, machine)
     here = target in local(machine, targets)
-    compiler = _compiler(target, machine, here)
-    runtime = next((name for name in ("tensorrt", "tensorrt-rtx") if name in machine.packages), None)
-    runs = here and compiler != "" and runtime is not None
-    return Outlook(target, compiler, runs, "" if compiler else _how(target, machine, here))
+    return Outlook(target, compiler, False, here, "" if compiler else _how(target, machine))
 
 
-def _compiler(target: Target, machine: Machine, here: bool) -> str:
-    """Full TensorRT compiles for the GPU it runs on; TensorRT-RTX for any of its targets, on x86-64."""
-    packages = machine.packages
-    if here and "tensorrt" in packages:
-        return f"TensorRT {_short(packages['tensorrt'])}"
-    if target.rtx_aot and machine.is_x86 and "tensorrt-rtx" in packages:
-        return f"TensorRT-RTX {_short(packages['tensorrt-rtx'])}"
+def _compiler(target: Target, machine: Machine) -> str:
+    """TensorRT-RTX compiles for any of its targets on any x86-64 machine."""
+    version = machine.packages.get("tensorrt-rtx")
+    if target.rtx_aot and machine.is_x86 and version:
+        return f"TensorRT-RTX {_short(version)}"
     return ""
 
 
@@ -92,10 +91,8 @@ def _short(version: str) -> str:
     return ".".join(version.split(".")[:3])
 
 
-def _how(target: Target, machine: Machine, here: bool) -> str:
+def _how(target: Target, machine: Machine) -> str:
     """What it takes to compile for a target that cannot be compiled for now."""
-    if here:
-        return "needs tensorrt"
     if target.rtx_aot:
         return "needs tensorrt-rtx" if machine.is_x86 else "an x86-64 machine"
     return "the device itself"
@@ -129,6 +126,7 @@ def _document(machine: Machine, outlooks: list[Outlook]) -> dict[str, Any]:
                 "compiled_by": o.compiled_by or None,
                 "state": o.state,
                 "runs": o.runs,
+                "here": o.here,
                 "note": o.note,
             }
             for o in outlooks
@@ -148,6 +146,8 @@ def _print(machine: Machine, outlooks: list[Outlook], targets: Mapping[str, Targ
     _section(console, "Engines")
     console.print(_target_table(outlooks))
     console.print(f"\n{_LEGEND}", style="dim")
+    if any(o.here and not o.runs for o in outlooks):
+        console.print(_NOT_YET, style="dim")
     _section(console, "Optional packages")
     console.print(_package_table(machine))
     for command in _commands(machine):
@@ -221,7 +221,7 @@ def _target_table(outlooks: list[Outlook]) -> Table:
             f"{o.target.fast_precision} / {o.target.carrier}",
             o.compiled_by or f"[yellow]{o.note}[/]",
             f"[{_COLOURS[o.state]}]{o.state}[/]",
-            "[green]yes[/]" if o.runs else "no",
+            "[green]yes[/]" if o.runs else "not yet" if o.here else "no",
         )
         if o.compiled_by and o.note:
             table.add_row("", "", "", f"[yellow]{o.note}[/]", "", "")
@@ -239,7 +239,9 @@ def _package_table(machine: Machine) -> Table:
 
 def _absence(package: Package, machine: Machine) -> str:
     """Whether this machine could use a package that is not there."""
-    if package.name in ("tensorrt", "pycuda") and not machine.gpus:
+    if package.name == "pycuda":
+        return "not used yet"
+    if package.name == "tensorrt" and not machine.gpus:
         return "no use: no GPU"
     if package.name == "tensorrt-rtx" and not machine.is_x86:
         return "no use: not x86-64"
@@ -248,9 +250,9 @@ def _absence(package: Package, machine: Machine) -> str:
 
 def _commands(machine: Machine) -> list[str]:
     """What to type for the packages that are missing and of use here."""
-    missing = [p for p in PACKAGES if p.name not in machine.packages and _absence(p, machine) == "missing"]
-    extras = sorted({p.extra for p in missing if not (p.name == "tensorrt" and machine.jetson)})
+    missing = {p for p in PACKAGES if p.name not in machine.packages and _absence(p, machine) == "missing"}
+    extras = sorted({p.extra for p in missing if p.name != "tensorrt"})
     commands = [f"pip install '.[{','.join(extras)}]'"] if extras else []
-    if any(p.name == "tensorrt" for p in missing) and machine.jetson:
-        commands.append("sudo apt install tensorrt; python3 -m venv --system-site-packages .venv")
+    if any(p.name == "tensorrt" for p in missing):  # trtexec is in the system's package, not in pip's
+        commands.append(f"sudo apt install tensorrt   ({'JetPack' if machine.jetson else 'CUDA'} repository)")
     return commands

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from edge.config import ROOT
-
     parser.add_argument(
         "what",
         nargs="?",
@@ -29,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an engine by name or folder, an ONNX file; without it everything in the store",
     )
     parser.add_argument(
-        "--engines", type=Path, default=ROOT / "engines", metavar="DIR", help="the engine store"
+        "--engines", type=Path, default=Path("engines"), metavar="DIR", help="the engine store"
     )
     parser.add_argument(
         "--plan", action="store_true", help="print the precision of every node and its reason"

@@ -199,7 +199,14 @@ class TestDoctor:
     def test_on_arm_tensorrt_rtx_is_not_offered(self) -> None:
         board = Machine("ARM", "aarch64", gpus=(Gpu("Orin", (8, 7)),), jetson="Jetson AGX Orin")
         assert outlook(TARGETS["ada"], board).note == "an x86-64 machine"
-        assert outlook(TARGETS["orin"], board).note == "needs tensorrt"
+        assert outlook(TARGETS["orin"], board).state == "bundle"
+
+    def test_a_gpu_that_is_here_is_not_promised_to_run(self) -> None:
+        server = Machine(
+            "Xeon", "x86_64", gpus=(Gpu("L4", (8, 9)),), packages={"tensorrt": "10.13", "tensorrt-rtx": "1.7"}
+        )
+        found = outlook(TARGETS["ada"], server)
+        assert (found.state, found.here, found.runs) == ("simulated", True, False)
 
     def test_a_processor_without_dot_products_is_warned(self) -> None:
         old = Machine("i5", "x86_64", packages={"onnxruntime": "1.20.1"})
