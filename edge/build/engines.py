@@ -223,7 +223,7 @@ def _candidates(shop: Workshop, target: Target, variant: Variant) -> tuple[list[
                 raise ModelError(
                     "ONNX Runtime refuses the prepared graph", e.why, "export the model again"
                 ) from e
-            refused.append(f"{name} left out: ONNX Runtime refuses it")
+            refused.append(f"{name} left out: ONNX Runtime refuses it ({e.why[:120]})")
             continue
         found.append(Candidate(name, made, path, engine))
     return found, refused

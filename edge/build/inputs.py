@@ -108,8 +108,10 @@ def gather(config: ModelConfig) -> Inputs:
 def split(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     """Samples to calibrate with, and those held out; a single sample has to serve as both."""
     held_out = list(samples[HELD_OUT - 1 :: HELD_OUT]) or list(samples[-1:])
-    kept = [sample for sample in samples if sample not in held_out]
-    return (kept or list(samples)), held_out
+    kept = [s for i, s in enumerate(samples) if i % HELD_OUT != HELD_OUT - 1]
+    if len(samples) < HELD_OUT:
+        kept = list(samples[:-1]) or list(samples)
+    return kept, held_out
 
 
 def _evaluation_sha256(samples: Sequence[Sample]) -> str:
