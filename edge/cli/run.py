@@ -182,7 +182,10 @@ def _status(running: Run) -> Iterator[None]:
         while not finished.wait(_STATUS_SECONDS):
             line = "  ".join(_status_of(feed) for feed in running.feeds)
             print(
-                f"\r\033[K{line}"[: os.get_terminal_size(2).columns + 3], end="", file=sys.stderr, flush=True
+                f"\r\033[K{line}"[: (os.get_terminal_size(2).columns or 80) + 3],
+                end="",
+                file=sys.stderr,
+                flush=True,
             )
 
     thread = threading.Thread(target=follow, name="status", daemon=True)

@@ -18,7 +18,7 @@ from edge.stream.feed import Feed, Reader
 from edge.stream.network import Network
 from edge.stream.outlet import Outlet, OutletCounts
 from edge.stream.pipeline import Pipeline
-from edge.stream.score import Scoreboard
+from edge.stream.score import Judge, Scoreboard
 from edge.types import Result
 
 PATIENCE = 2.0
@@ -96,7 +96,7 @@ class Run:
     def _make_scoreboard(self) -> Scoreboard | None:
         task = self.network.task
         known = any(task and feed.source.truth_kind == task.kind for feed in self.feeds)
-        return Scoreboard(task) if known and hasattr(task, "score_truth") else None  # type: ignore[arg-type]
+        return Scoreboard(task) if known and isinstance(task, Judge) else None
 
     def _close_readers(self, readers: list[Reader]) -> None:
         for reader in readers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from edge.types import Array, Payload, Result
 
@@ -16,6 +16,7 @@ class Counts(Protocol):
     def f1(self) -> float: ...
 
 
+@runtime_checkable
 class Judge(Protocol):
     """A task that can compare a finding with the truth of a test pattern."""
 

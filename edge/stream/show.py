@@ -13,15 +13,15 @@ def show(data: dict[str, Any]) -> None:
 
     width = None if sys.stderr.isatty() else 160
     console = Console(file=sys.stderr, highlight=False, width=width)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("feed", no_wrap=True)
-    for name in ("captured", "delivered", "dropped", "failed", "fps", "p50 ms", "p95 ms", "p99 ms", "score"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    table.add_column("feed", overflow="fold")
+    for name in ("captured", "delivered", "dropped", "failed", "fps", "p50/p95/p99 ms", "score"):
+        table.add_column(name, justify="right", no_wrap=True)  # 80 columns wide with a feed of 12 letters
     for feed in data["feeds"]:
         latency = feed["latency_ms"]
-        row = [feed["feed"], *(str(feed[k]) for k in ("captured", "delivered")), _causes(feed["dropped"])]
-        row += [_causes(feed["failures"]), f"{feed['fps']:.1f}"]
-        row += [f"{latency[q]:.1f}" for q in ("p50", "p95", "p99")]
+        row = [feed["feed"], *(str(feed[name]) for name in ("captured", "delivered"))]
+        row += [str(sum(feed["dropped"].values())), str(feed["failed"]), f"{feed['fps']:.1f}"]
+        row.append("/".join(f"{latency[q]:.1f}" for q in ("p50", "p95", "p99")))
         row.append(" ".join(f"{name} {value:.3f}" for name, value in (feed["score"] or {}).items()))
         table.add_row(*row)
     console.print(table)
@@ -31,15 +31,16 @@ def show(data: dict[str, Any]) -> None:
         f"{engine['model']}/{engine['target']}/{engine['variant']}, {data['loop']}: "
         f"{data['seconds']:.1f} s, {cores:.1f} cores, {data['peak_rss_bytes'] / 2**20:.0f} MiB"
     )
+    for feed in data["feeds"]:
+        for fate in ("dropped", "failures"):
+            if causes := _causes(feed[fate]):
+                console.print(f"{feed['feed']}: {fate}: {causes}")
     for line in _troubles(data):
         console.print(line, style="yellow")
 
 
 def _causes(causes: dict[str, int]) -> str:
-    total = sum(causes.values())
-    if not total:
-        return "0"
-    return f"{total} ({', '.join(f'{cause} {count}' for cause, count in sorted(causes.items()))})"
+    return ", ".join(f"{cause} {count}" for cause, count in sorted(causes.items()))
 
 
 def _troubles(data: dict[str, Any]) -> list[str]:
