@@ -36,7 +36,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     """Every `edge …` command line in a page's code, as words."""
     fences = re.findall(r"^\s*```(\w*)\n(.*?)^\s*```", text(page), re.MULTILINE | re.DOTALL)
     lines = [line.strip() for kind, block in fences if kind in ("", "sh") for line in block.splitlines()]
-    lines += re.findall(r"`([^`\n]+)`", text(page))
+    lines += re.findall(r"`([^`\n]+)`", text(page)) + re.findall(r"^ {4}(edge .*)$", text(page), re.MULTILINE)
     for line in lines:
         program, _, rest = line.partition(" ")
         if program == "edge" and rest and re.match(r"[a-z-]", rest):
