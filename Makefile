@@ -36,7 +36,8 @@ docs: setup
 # Every benchmark answers one question and prints its numbers; dated results with the hardware's name go to
 # benchmarks/results.
 bench: setup
-	@for file in benchmarks/*.py; do echo "== $$file"; $(PY) "$$file" || exit; done
+	@for file in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do \
+	  echo "== $$file"; $(PY) "$$file" || exit; done
 
 # What only a machine with an NVIDIA GPU or a Jetson can check. Status 5 is pytest's "no test selected".
 gpu-check: setup
