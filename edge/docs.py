@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import re
 import sys
 import types
@@ -112,8 +113,8 @@ def target_keys() -> str:
 
 def _attributes(docstring: str) -> dict[str, str]:
     """The Attributes section of a docstring: name → text."""
-    text = docstring.split("Attributes:")[1]
-    found = re.findall(r"^\s{8}(\w+): (.*(?:\n\s{12}.*)*)", text, re.MULTILINE)
+    text = inspect.cleandoc(docstring).split("Attributes:")[1]  # from 3.13 on the compiler does so itself
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
     return {name: " ".join(description.split()) for name, description in found}
 
 
