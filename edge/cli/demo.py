@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build, stream, draw; stops at the first step that fails, with its exit code."""
     started = time.monotonic()
+    _check_checkout()
     args.out.mkdir(parents=True, exist_ok=True)
     steps = (
         ("Building an engine for every target", build_command(args.out, args.engines, args.targets)),
@@ -51,6 +52,16 @@ def run(args: argparse.Namespace) -> int:
     draw(args.out, rows, feeds)
     _conclude(args.out, rows, feeds, time.monotonic() - started)
     return 0
+
+
+def _check_checkout() -> None:
+    from edge.config import MODELS
+    from edge.errors import UsageError
+
+    if not (MODELS / f"{MODEL}.toml").is_file():
+        raise UsageError(
+            "the demo model is not here", "it comes with the source only", "make run, in a checkout"
+        )
 
 
 def build_command(out: Path, engines: Path, targets: str) -> list[str]:
