@@ -3,7 +3,8 @@
     python benchmarks/stream_overlap.py [--frames 400] [--repeat 5] [--threads 2] [--json FILE]
 
 The plain loop reads a frame, prepares it, runs the session and decodes, one after the other. All ways use the
-same video, preprocessing, postprocessing and YOLOX-Nano graph, and runs alternate:
+same video, preprocessing, postprocessing and YOLOX-Nano graph; runs alternate, and ratios are taken within
+each turn:
 
     loop        the plain loop, a session with --threads threads
     same        the overlapped runner with exactly the loop's session: threads, spinning and all
@@ -97,6 +98,11 @@ def measure(work: Callable[[], Findings]) -> tuple[Findings, float, float]:
     return found, len(found) / wall, 1e3 * cpu / len(found)
 
 
+def ratio(runs: list[tuple[float, float]], loop: list[tuple[float, float]], figure: int) -> float:
+    """Median of the ratios within each turn: a machine that slows down for a while slows both."""
+    return statistics.median(mine[figure] / its[figure] for mine, its in zip(runs, loop, strict=True))
+
+
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--frames", type=int, default=400)
@@ -118,19 +124,20 @@ def main() -> None:
     }
     runs: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     findings: dict[str, Findings] = {}
-    for _ in range(args.repeat):
-        for name, way in ways.items():
-            findings[name], fps, cpu = measure(way)
+    for turn in range(args.repeat):
+        order = list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]
+        for name in order:
+            findings[name], fps, cpu = measure(ways[name])
             runs[name].append((fps, cpu))
-    fps = {name: statistics.median(r[0] for r in values) for name, values in runs.items()}
-    cpu = {name: statistics.median(r[1] for r in values) for name, values in runs.items()}
     report(
         "stream_overlap",
         {
-            "fps": fps,
-            "cpu_ms_per_frame": cpu,
-            "fps_ratio_to_loop": {name: fps[name] / fps["loop"] for name in ways},
-            "cpu_ratio_to_loop": {name: cpu[name] / cpu["loop"] for name in ways},
+            "fps": {name: statistics.median(r[0] for r in values) for name, values in runs.items()},
+            "cpu_ms_per_frame": {
+                name: statistics.median(r[1] for r in values) for name, values in runs.items()
+            },
+            "fps_ratio_to_loop": {name: ratio(runs[name], runs["loop"], 0) for name in ways},
+            "cpu_ratio_to_loop": {name: ratio(runs[name], runs["loop"], 1) for name in ways},
             "identical": all(found == findings["loop"] for found in findings.values()),
             "fps_range": {
                 name: [f(r[0] for r in values) for f in (min, max)] for name, values in runs.items()
