@@ -6,6 +6,7 @@ All of them read `image`, 1×3×32×32 float32, unless their docstring says othe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,12 @@ def graph(model: onnx.ModelProto) -> Graph:
     return Graph(prepare(model, None, SHAPE))
 
 
+@cache
+def good(name: str) -> Graph:
+    """One of `GOOD`, or "loop", prepared once; to be read only."""
+    return graph({**GOOD, "loop": loop}[name]())
+
+
 def feeds(count: int = 4, seed: int = 0, name: str = "image") -> list[dict[str, Array]]:
     """Network inputs of 0…1: smooth blobs and noise, so that no two samples have the same range."""
     random = np.random.default_rng(seed)
@@ -312,6 +319,7 @@ def feeds(count: int = 4, seed: int = 0, name: str = "image") -> list[dict[str, 
     return [{name: picture.astype(np.float32)} for picture in pictures]
 
 
+@cache
 def ranges(index: Graph, count: int = 2) -> Mapping[str, Range]:
     """Really measured ranges of all tensors that a plan may need."""
     return calibrated(index, count).ranges

@@ -92,6 +92,9 @@ class _Writer:
         return f"{name}/{self.plan.carrier}" if outside and self._is_carried(name) else name
 
     def _constant(self, name: str, value: Array, precision: str) -> str:
+        taken = self.constants.get(name)
+        if taken is not None and taken.data_type != numerics.ONNX[precision]:
+            name = f"{name}/{precision}"
         if name not in self.constants:
             typed = np.asarray(value).astype(numerics.NUMPY[precision], order="C")
             self.constants[name] = numpy_helper.from_array(typed, name)
@@ -158,9 +161,7 @@ class _Writer:
 
     def _as_fp32(self, name: str) -> str:
         if name in self.graph.initializers:
-            taken = self.constants.get(name)
-            fresh = taken is not None and taken.data_type != onnx.TensorProto.FLOAT
-            return self._constant(f"{name}/fp32" if fresh else name, self._value(name), "fp32")
+            return self._constant(name, self._value(name), "fp32")
         if name in self.graph.inputs or not self._is_carried(name):
             return name
         return self._cast(self._inner(name), f"{name}/as_fp32", "fp32")
@@ -229,33 +230,53 @@ class _Writer:
     def _weight(self, node: onnx.NodeProto, name: str) -> str:
         """Weights stored quantized, one scale for each output channel, followed by DQ alone."""
         assert self.plan.kind is not None
-        value, axis = self._value(name), output_axis(node, len(self.graph.initializers[name].dims))
-        scales = self.weight_scales(value, axis)
+        value = self._value(name)
+        axis, (label, scales) = output_axis(node, value.ndim), self._weight_scales(node)
         shape = [1] * value.ndim
         shape[axis] = -1
         stored = numerics.quantize_weight(value, scales.reshape(shape), self.plan.kind)
-        label = f"{name}/axis{axis}" if axis else name
         scale, carried_as = self._scale(label, scales)
         q = self._constant(f"{label}/{self.plan.kind}", stored, self.plan.kind)
         zero = self._constant(f"{label}/zero_point", np.zeros(len(scales)), self.plan.kind)
         return self._dequantize(label, [q, scale, zero], carried_as, axis=axis)
 
-    def weight_scales(self, value: Array, axis: int) -> numerics.Floats:
+    def _weight_scales(self, node: onnx.NodeProto) -> tuple[str, numerics.Floats]:
+        """What a node's weights are called, and their scales."""
         assert self.plan.kind is not None
+        name = node.input[1]
+        value = self._value(name)
+        axis = output_axis(node, value.ndim)
+        label = f"{name}/axis{axis}" if axis else name
         scales = numerics.weight_scales(value, axis, self.plan.kind)
-        return numerics.storable_scale(scales, "bf16" if self.target.bf16_exact_scales else "fp32")
+        scales = numerics.storable_scale(scales, "bf16" if self.target.bf16_exact_scales else "fp32")
+        least = self._least_scales(node, len(scales))
+        if (least > scales).any():
+            return f"{label}/of {node.name}", np.maximum(scales, least)
+        return label, scales
+
+    def _least_scales(self, node: onnx.NodeProto, channels: int) -> numerics.Floats:
+        """ONNX Runtime stores a bias as int32 in units of input × weight scale: it has to fit.
+
+        A pruned channel has weights next to nothing and writes its bias.
+        """
+        pair = self.pairs.get(node.input[0])
+        bias = self.graph.constant(node.input[2]) if len(node.input) > 2 else None
+        if self.target.is_gpu or pair is None or bias is None:
+            return np.zeros(channels, np.float32)
+        peak = np.abs(bias) if bias.shape == (channels,) else np.full(channels, np.abs(bias).max())
+        return np.asarray(peak / (float(pair.scale) * 2.0**30), np.float32)
 
     def _integer_bias(self, node: onnx.NodeProto, name: str) -> str:
         """ONNX Runtime fuses a convolution only with an int32 bias, in units of input × weight scale."""
-        pair = self.pairs.get(node.input[0])
-        if pair is None or name not in self.graph.initializers:
+        pair, bias = self.pairs.get(node.input[0]), self.graph.constant(name)
+        if pair is None or bias is None:
             return self._carried(name)
-        weights = self._value(node.input[1])
-        scale = pair.scale * self.weight_scales(weights, output_axis(node, weights.ndim))
+        scale = pair.scale * self._weight_scales(node)[1]
+        if bias.shape != scale.shape:
+            return self._carried(name)  # broadcast: no scale of its own for each element
         label = f"{name}/of {node.name}"
-        limits = np.iinfo(np.int32)
-        units = np.clip(np.rint(self._value(name) / scale.astype(np.float64)), limits.min, limits.max)
-        self.constants[f"{label}/int32"] = numpy_helper.from_array(units.astype(np.int32), f"{label}/int32")
+        units = np.rint(bias / scale.astype(np.float64)).astype(np.int32)
+        self.constants[f"{label}/int32"] = numpy_helper.from_array(units, f"{label}/int32")
         inputs = [f"{label}/int32", self._constant(f"{label}/scale", scale, "fp32")]
         return self._node("DequantizeLinear", inputs, f"{label}/dequantized", "fp32", axis=0)
 

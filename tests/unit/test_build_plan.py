@@ -59,7 +59,7 @@ def matmul(shape: tuple[int, int], rows: int = 16) -> tuple[str, str]:
 
 class TestRules:
     def test_other_operators_stay_in_the_carrier(self) -> None:
-        index = graphs.graph(graphs.transformer())
+        index = graphs.good("transformer")
         made = plan.make(index, TARGETS["ada"], "fast", ranges(index))
         for node in ("norm", "softmax"):
             precision, reason = step(made, node)
@@ -68,7 +68,7 @@ class TestRules:
         assert step(made, "query") == ("fp8", "fp8: no rule objects")
 
     def test_a_product_of_two_activations_stays(self) -> None:
-        index = graphs.graph(graphs.transformer())
+        index = graphs.good("transformer")
         made = plan.make(index, TARGETS["ada"], "fast", ranges(index))
         for node in ("scores", "mix"):
             assert step(made, node) == (
@@ -77,7 +77,7 @@ class TestRules:
             )
 
     def test_a_range_has_to_be_known_and_alive(self) -> None:
-        index = graphs.graph(graphs.residual())
+        index = graphs.good("residual")
         source = next(n.input[0] for n in index.nodes if n.name == "right")
         alive = ranges(index)
         unknown = {k: v for k, v in alive.items() if k != source}
@@ -210,7 +210,7 @@ class TestRules:
 
 
 def planned_residual() -> Plan:
-    index = graphs.graph(graphs.residual())
+    index = graphs.good("residual")
     return plan.make(index, TARGETS["orin"], "fast", ranges(index))
 
 
@@ -223,7 +223,7 @@ def conv_is_last(precision: str) -> bool:
 class TestPlan:
     @pytest.mark.parametrize("target", TARGETS)
     def test_the_exact_variant_quantizes_nothing(self, target: str) -> None:
-        index = graphs.graph(graphs.residual())
+        index = graphs.good("residual")
         made = plan.make(index, TARGETS[target], "exact", {})
         assert made.kind is None and not made.quantized and made.quantized_mac_share == 0
         assert {s.precision for s in made.steps} == {TARGETS[target].carrier}
@@ -282,7 +282,7 @@ class TestPlan:
         )
 
     def test_a_net_without_ranges_is_not_quantized(self) -> None:
-        index = graphs.graph(graphs.residual())
+        index = graphs.good("residual")
         assert not plan.make(index, TARGETS["ada"], "fast", {}).quantized
 
 
