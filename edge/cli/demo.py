@@ -18,7 +18,7 @@ MODEL = "burned_in_text"
 CAMERA = "test:text?size=640x480&fps=30&frames=300&seed=1"
 TITLES = {
     "ultrasound": "Ultrasound cine from DICOM, every frame",
-    "camera": "Camera-like feed in real time, newest frame first",
+    "camera": "Camera-like feed in real time, newest frame wins",
 }
 
 
