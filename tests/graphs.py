@@ -13,12 +13,14 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.build.calibrate import Calibration, Range, calibrate
-from edge.build.graph import Graph, prepare
+from edge.build.graph import Graph, prepare, read
 from edge.build.placement import observed_tensors
+from edge.config import ModelConfig, load_model
 
 SIZE = 32
 SHAPE = (3, SIZE, SIZE)
@@ -348,3 +350,27 @@ def saved(model: onnx.ModelProto, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model.SerializeToString())
     return path
+
+
+REAL = ("burned_in_text", "squeezenet1.1", "yolox_nano", "craft_x4_128")
+"""Model configs with real graphs; all but the first read theirs from the folder of measuring data."""
+
+
+def real_config(name: str) -> ModelConfig:
+    """The config of a real model; skips the test if its graph is not here."""
+    config = load_model(Path(name))
+    if not config.onnx.is_file():
+        pytest.skip(f"{config.onnx} is not here (measuring data: $EDGE_ASSETS)")
+    return config
+
+
+@cache
+def real(name: str) -> Graph:
+    """A real model's graph, prepared once; skips the test if it is not here."""
+    config = real_config(name)
+    return Graph(prepare(read(config.onnx), config.input.name, (config.input.channels, *config.input.size)))
+
+
+def made_up_ranges(index: Graph) -> dict[str, Range]:
+    """±1 for every tensor: plans only ask whether a range is known and alive."""
+    return dict.fromkeys(observed_tensors(index), Range(-1.0, 1.0, 1.0, 1.0, (-1.0, 1.0)))
