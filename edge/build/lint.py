@@ -136,12 +136,10 @@ def supported_types(c: Context) -> Iterator[Finding]:
     """No tensor of a type the device has not."""
     allowed = {"fp32", c.target.carrier, *c.target.quantized}
     for node in c.graph.nodes:
-        for name in node.output:
-            kind = c.precision(name)
-            if kind is not None and kind not in allowed:
-                yield Finding(
-                    "error", "supported-types", node.name, f"writes {kind}, which {c.target.name} has not"
-                )
+        for does, names in (("reads", node.input), ("writes", node.output)):
+            for kind in sorted({k for k in map(c.precision, names) if k is not None} - allowed):
+                text = f"{does} {kind}, which {c.target.name} has not"
+                yield Finding("error", "supported-types", node.name, text)
 
 
 def one_type(c: Context) -> Iterator[Finding]:

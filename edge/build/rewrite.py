@@ -96,7 +96,8 @@ class _Writer:
         if taken is not None and taken.data_type != numerics.ONNX[precision]:
             name = f"{name}/{precision}"
         if name not in self.constants:
-            typed = np.asarray(value).astype(numerics.NUMPY[precision], order="C")
+            with np.errstate(over="ignore"):  # lint names a constant that became infinite
+                typed = np.asarray(value).astype(numerics.NUMPY[precision], order="C")
             self.constants[name] = numpy_helper.from_array(typed, name)
         return name
 
