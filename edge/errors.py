@@ -89,6 +89,8 @@ class StoreError(RuntimeFault):
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a misspelt name: «did you mean 'letterbox'?», or the list of what there is."""
     known = sorted(known)
+    if not known:
+        return "there is none"
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
 

@@ -25,6 +25,10 @@ BACKENDS = {
 }
 
 
+COMPILED_ONLY = frozenset({"tensorrt_rtx", "tensorrt"})
+"""Runtimes that engines are compiled for here and that this version cannot run yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How to run an engine.

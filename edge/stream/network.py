@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge.backends import Engine, EngineOptions, Slot, backend
+from edge.backends import COMPILED_ONLY, Engine, EngineOptions, Slot, backend
 from edge.config import InputConfig, ModelConfig, validate
 from edge.errors import ModelError
 from edge.types import Array, EngineId, Frame, Image, Payload
@@ -96,10 +96,15 @@ def find_engine(store: Store, model: str, target: str | None, variant: str) -> E
     machine = detect()
     rows = select(target, machine) if target else local(machine)
     names = sorted((row.name for row in rows), key="cpu".__eq__)  # a GPU's before the processor's
-    built = [name for name in names if store.current(model, name, variant) is not None]
-    entry = store.find(model, (built or names)[0], variant)
+    built = [name for name in names if target or _runs_here(store.current(model, name, variant))]
+    entry = store.find(model, (built or names[-1:])[0], variant)
     check_machine(entry.manifest, machine)
     return entry
+
+
+def _runs_here(entry: Entry | None) -> bool:
+    """Whether there is an engine whose runtime this version can drive."""
+    return entry is not None and entry.manifest.backend not in COMPILED_ONLY
 
 
 def open_network(entry: Entry, options: EngineOptions) -> Network:
