@@ -374,3 +374,24 @@ def real(name: str) -> Graph:
 def made_up_ranges(index: Graph) -> dict[str, Range]:
     """±1 for every tensor: plans only ask whether a range is known and alive."""
     return dict.fromkeys(observed_tensors(index), Range(-1.0, 1.0, 1.0, 1.0, (-1.0, 1.0)))
+
+
+def config(folder: Path, model: onnx.ModelProto, labelled: bool = False, **more: Any) -> ModelConfig:
+    """A config for a graph that writes a heat map, with its files in `folder`: 4 pictures to calibrate with
+    and 3 others to verify with, which have masks if `labelled`."""
+    evaluation = pictures(folder / "evaluation", 3, masks=labelled, seed=1)
+    data = {
+        "name": "tiny",
+        "onnx": saved(model, folder / "tiny.onnx"),
+        "input": {"size": [SIZE, SIZE]},
+        "task": {"kind": "segment", "scores": "probabilities", "threshold": 0.5},
+        "calibration": {"images": pictures(folder / "calibration")},
+        "evaluation": {"images": evaluation, "labels": evaluation if labelled else None},
+    }
+    return ModelConfig.model_validate(data | more)
+
+
+def mask(path: Path) -> Path:
+    """A picture's mask, made beside it."""
+    cv2.imwrite(str(path), np.eye(SIZE, dtype=np.uint8) * 255)
+    return path
