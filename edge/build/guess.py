@@ -5,6 +5,7 @@ Every guess is printed with what it rests on, and the whole config as TOML, to b
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +29,19 @@ class Guess:
     def to_toml(self) -> str:
         """The config as a file for `configs/models/`."""
         c = self.config
-        lines = [f'name = "{c.name}"', f'onnx = "{c.onnx}"', "", "[input]", f"size = {list(c.input.size)}"]
+        lines = [f'name = "{c.name}"', f"onnx = {_toml(str(c.onnx))}", "", "[input]"]
+        lines += [f"size = {list(c.input.size)}"]
         lines += [f"channels = {c.input.channels}"] if c.input.channels != 3 else []
         lines += [f'fit = "{c.input.fit}"', f'color = "{c.input.color}"', f"scale = {c.input.scale!r}"]
         lines += ["", "[task]", f'kind = "{c.task.kind}"']
         lines += [f"{key} = {_toml(value)}" for key, value in c.task.settings.items()]
-        lines += ["", "[calibration]", f'images = "{c.calibration.images}"']
+        lines += ["", "[calibration]", f"images = {_toml(str(c.calibration.images))}"]
         lines += ["", "[gate]", f"min_cosine = {c.gate.min_cosine}"]
         return "\n".join(lines) + "\n"
 
 
 def _toml(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are written alike
 
 
 def guess(
