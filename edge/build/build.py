@@ -23,7 +23,7 @@ from edge.build.plan import Variant
 from edge.build.resources import peak_rss, reset_peak
 from edge.build.verify import Reference
 from edge.config import ModelConfig
-from edge.errors import EdgeError
+from edge.errors import EdgeError, StoreError
 from edge.machine import Machine
 from edge.manifest import Accuracy, Entry, Manifest, PlanEntry, Tensor
 from edge.store import Store
@@ -117,9 +117,8 @@ def build(
     reporter.step("read the model and its samples", 0, 0)
     inputs = gather(config)
     jobs = [_job(inputs, target, variant, machine) for target in targets for variant in variants]
-    cached = {job: store.current(config.name, job.target.name, job.variant) for job in jobs}
-    hits = {job: e for job, e in cached.items() if e is not None and _unchanged(e, job)}
-    rows = {job: _cached_row(entry) for job, entry in hits.items()}
+    cached = {job: _unchanged(store, config.name, job) for job in jobs}
+    rows = {job: _cached_row(entry) for job, entry in cached.items() if entry is not None}
     for row in rows.values():
         reporter.row(row)
     todo = [job for job in jobs if job not in rows]
@@ -146,14 +145,16 @@ def choose_builder(target: Target, machine: Machine) -> str:
     return "tensorrt_rtx" if ahead else "tensorrt"
 
 
-def _unchanged(entry: Entry, job: Job) -> bool:
-    if entry.manifest.key != job.key:
-        return False
+def _unchanged(store: Store, model: str, job: Job) -> Entry | None:
+    """The live engine, if it is whole and nothing that determines it has changed."""
     try:
+        entry = store.current(model, job.target.name, job.variant)
+        if entry is None or entry.manifest.key != job.key:
+            return None
         entry.verify()
-    except EdgeError:
-        return False  # damaged: build it again
-    return True
+    except StoreError:
+        return None  # damaged: build it again
+    return entry
 
 
 def _cached_row(entry: Entry) -> Row:

@@ -136,33 +136,37 @@ def read(path: Path) -> onnx.ModelProto:
         model = onnx.load(path)
         if not model.graph.node:
             raise ValueError("it holds no graph")
+        _refuse_what_cannot_be_built(model, path)
         onnx.checker.check_model(model)
+    except ModelError:
+        raise
     except Exception as e:  # protobuf, onnx and the checker each raise their own
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ModelError(f"{path} is not a valid ONNX model", reason, "export the model again") from e
-    _refuse_what_cannot_be_built(model, path)
     return model
 
 
 def _refuse_what_cannot_be_built(model: onnx.ModelProto, path: Path) -> None:
     opsets = {o.domain: o.version for o in model.opset_import}
+    opset = opsets.get("", opsets.get("ai.onnx", 1))
     for node in model.graph.node:
+        name = node.name or ", ".join(node.output)
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             raise ModelError(
-                f"{path} is quantized already: node '{node.name}' is a {node.op_type}",
+                f"{path} is quantized already: node '{name}' is a {node.op_type}",
                 "a precision plan starts from the fp32 graph",
                 "give the graph as it was before quantization",
             )
         if node.domain not in STANDARD_DOMAINS:
             raise ModelError(
-                f"unsupported operator {node.domain}::{node.op_type} in node '{node.name}' of {path}",
+                f"unsupported operator {node.domain}::{node.op_type} in node '{name}' of {path}",
                 "it is not one of ONNX's own operators, so neither TensorRT nor the CPU engine knows it",
                 "export with standard operators only",
             )
-        if not onnx.defs.has(node.op_type, opsets.get("", opsets.get("ai.onnx", 1)), ""):
+        if not onnx.defs.has(node.op_type, opset, ""):
             raise ModelError(
-                f"unsupported operator {node.op_type} in node '{node.name}' of {path}",
-                f"opset {opsets.get('')} has no such operator",
+                f"unsupported operator {node.op_type} in node '{name}' of {path}",
+                f"opset {opset} has no such operator",
                 "check the exporter's opset",
             )
 

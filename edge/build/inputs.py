@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from edge import tasks
 from edge.build.calibrate import fingerprint
 from edge.build.graph import sha256
@@ -79,10 +81,10 @@ def gather(config: ModelConfig) -> Inputs:
     """
     task = tasks.create(config)
     try:
-        graph = sha256(config.onnx.read_bytes())
+        graph = _graph_sha256(config.onnx)
     except OSError as e:
         raise InputError(
-            f"cannot read {config.onnx}", e.strerror or str(e), "check `onnx` in its config"
+            f"cannot read {e.filename or config.onnx}", e.strerror or str(e), "check `onnx` in its config"
         ) from e
     calibration = list(task.samples(config.calibration))
     if config.evaluation is not None:
@@ -103,6 +105,20 @@ def gather(config: ModelConfig) -> Inputs:
         _evaluation_sha256(evaluation),
         held_out,
     )
+
+
+def _graph_sha256(path: Path) -> str:
+    """Hash of an ONNX file, and of the files that hold its weights where they lie outside of it."""
+    data = path.read_bytes()
+    try:
+        tensors = onnx.load_model_from_string(data).graph.initializer
+    except Exception:  # protobuf's own; `graph.read` says what is wrong
+        return sha256(data)
+    outside = [t for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL]
+    names = sorted({entry.value for t in outside for entry in t.external_data if entry.key == "location"})
+    if not names:
+        return sha256(data)
+    return sha256("".join([sha256(data), *(sha256((path.parent / n).read_bytes()) for n in names)]).encode())
 
 
 def split(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:

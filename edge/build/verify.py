@@ -158,7 +158,7 @@ def failures(accuracy: Accuracy, gate: GateConfig) -> list[str]:
         if cosine is None:
             found.append(f"output '{output.name}' is zero, NaN or infinite")
         elif cosine < gate.min_cosine:
-            found.append(f"cosine of '{output.name}' is {cosine:.4f}, the gate asks for {gate.min_cosine:g}")
+            found.append(f"cosine of '{output.name}' is {cosine:.6g}, the gate asks for {gate.min_cosine:g}")
         if gate.min_sqnr_db is not None and output.sqnr_db is not None and output.sqnr_db < gate.min_sqnr_db:
             found.append(
                 f"SQNR of '{output.name}' is {output.sqnr_db:.1f} dB, the gate asks for {gate.min_sqnr_db:g}"

@@ -203,7 +203,7 @@ class TestGate:
         [
             (GateConfig(min_cosine=0.98), []),
             (GateConfig(min_cosine=0.99), []),
-            (GateConfig(min_cosine=0.995), ["cosine of 'heat' is 0.9900, the gate asks for 0.995"]),
+            (GateConfig(min_cosine=0.995), ["cosine of 'heat' is 0.99, the gate asks for 0.995"]),
             (GateConfig(min_sqnr_db=19), []),
             (GateConfig(min_sqnr_db=20.5), ["SQNR of 'heat' is 20.0 dB, the gate asks for 20.5"]),
             (GateConfig(max_drop=0.1), []),
