@@ -216,9 +216,9 @@ def unknown_operator() -> onnx.ModelProto:
 def custom_domain() -> onnx.ModelProto:
     """A node 'special' of somebody's own domain."""
     net = Net()
-    model = net.model(
-        net.op("Warp", net.conv("image", "stem", (3, 32)), name="special", domain="com.example")
-    )
+    model = net.model(net.op("Relu", net.conv("image", "stem", (3, 32)), name="special"))
+    special = next(node for node in model.graph.node if node.name == "special")
+    special.op_type, special.domain = "Warp", "com.example"
     model.opset_import.append(helper.make_opsetid("com.example", 1))
     return model
 

@@ -23,7 +23,7 @@ from edge.build.plan import Variant
 from edge.build.resources import peak_rss, reset_peak
 from edge.build.verify import Reference
 from edge.config import ModelConfig
-from edge.errors import EdgeError, StoreError
+from edge.errors import EdgeError, RuntimeFault, StoreError
 from edge.machine import Machine
 from edge.manifest import Accuracy, Entry, Manifest, PlanEntry, Tensor
 from edge.store import Store
@@ -241,6 +241,11 @@ def _finish(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Mac
         entry = store.publish(_manifest(inputs, job, made, shop, machine, seconds, peak), made.files)
     except EdgeError as e:
         return _failed_row(inputs.config.name, job, time.perf_counter() - start, e)
+    except OSError as e:
+        fault = RuntimeFault(
+            f"cannot build {job.label}", f"{e.strerror or e}", "check the disk, and build again"
+        )
+        return _failed_row(inputs.config.name, job, time.perf_counter() - start, fault)
     return dataclasses.replace(_cached_row(entry), cached=False)
 
 
