@@ -1,4 +1,4 @@
-"""A build that is interrupted, killed or out of disk: nothing half-written or running, the old engine live."""
+"""A build interrupted, killed or out of disk: nothing half-written, nothing running, the old engine live."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Build:
     def __init__(self, folder: Path) -> None:
         self.store, self.temporary = Store(folder / "engines"), folder / "tmp"
         self.temporary.mkdir()
-        graph = graphs.saved(graphs.residual(shape=(1, 3, 320, 320)), folder / "net.onnx")
-        pictures = graphs.pictures(folder / "pictures", 24)
+        graph = graphs.saved(graphs.residual(shape=(1, 3, 192, 192)), folder / "net.onnx")
+        pictures = graphs.pictures(folder / "pictures", 16)
         words = ["--onnx", str(graph), "--calib", str(pictures), "--out", str(self.store.root)]
         self.words = [*words, "--targets", "ada", "--variants", "fast"]
         self.process: subprocess.Popen[str] | None = None

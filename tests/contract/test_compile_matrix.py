@@ -1,0 +1,114 @@
+"""Every graph that the builder writes for a target is taken by that target's real compiler.
+
+TensorRT-RTX compiles for GPUs that are not here, on x86-64 only. What it takes is necessary, not sufficient:
+the rules of full TensorRT are linted (`unit/test_build_lint.py`).
+"""
+
+from __future__ import annotations
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edge import machine
+from edge.backends.tensorrt import Compiled, compile_ahead_of_time
+from edge.build import plan
+from edge.build.graph import Graph, serialize
+from edge.build.plan import Variant
+from edge.build.resources import in_child
+from edge.build.rewrite import rewrite
+from edge.errors import ModelError
+from edge.targets import TARGETS
+
+HERE = machine.detect()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not HERE.is_x86 or "tensorrt-rtx" not in HERE.packages,
+        reason="tensorrt-rtx is not installed, or this is not x86-64: it compiles nowhere else",
+    ),
+]
+COMPILED = [name for name, row in TARGETS.items() if row.rtx_aot]
+KINDS = ["t4", "a10", "ada"]
+"""One compiled target of each kind of graph."""
+
+
+def typed(index: Graph, target: str, variant: Variant) -> bytes:
+    seen = (
+        graphs.ranges(index) if index.inputs == ["image"] and index.shape("image") == (1, 3, 32, 32) else None
+    )
+    seen = graphs.made_up_ranges(index) if seen is None else seen
+    row = TARGETS[target]
+    return serialize(rewrite(index, plan.make(index, row, variant, seen), seen, row))
+
+
+def compiled(graph: bytes, target: str) -> Compiled:
+    capability = TARGETS[target].compute_capability
+    assert capability is not None
+    return in_child(compile_ahead_of_time, graph, capability)[0]
+
+
+@pytest.mark.parametrize("variant", plan.VARIANTS)
+@pytest.mark.parametrize("target", COMPILED)
+def test_the_demo_model_compiles_for_every_target(target: str, variant: Variant) -> None:
+    found = compiled(typed(graphs.real("burned_in_text"), target, variant), target)
+    assert len(found.engine) > 100_000
+    assert found.version.count(".") >= 1
+
+
+@pytest.mark.parametrize("name", graphs.GOOD)
+@pytest.mark.parametrize("target", KINDS)
+def test_every_kind_of_operator_compiles(name: str, target: str) -> None:
+    assert compiled(typed(graphs.good(name), target, "fast"), target).engine
+
+
+def one_product(kind: int) -> bytes:
+    """image → Cast → MatMul in a type → Cast."""
+    weights = np.eye(32).astype(helper.tensor_dtype_to_np_dtype(kind))
+    nodes = [
+        helper.make_node("Cast", ["image"], ["narrow"], name="narrow", to=kind),
+        helper.make_node("MatMul", ["narrow", "w"], ["product"], name="product"),
+        helper.make_node("Cast", ["product"], ["out"], name="wide", to=TensorProto.FLOAT),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, 32, 32]) for n in ("image", "out")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [numpy_helper.from_array(weights, "w")])
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9
+    ).SerializeToString()
+
+
+def test_a_t4_refuses_bf16_which_is_why_its_carrier_is_fp16() -> None:
+    assert compiled(one_product(TensorProto.FLOAT16), "t4").engine
+    with pytest.raises(ModelError, match=r"cannot compile the graph for compute capability 7\.5"):
+        compiled(one_product(TensorProto.BFLOAT16), "t4")
+
+
+def test_an_a10_refuses_fp8_which_is_why_it_gets_int8() -> None:
+    graph = typed(graphs.good("residual"), "ada", "fast")
+    with pytest.raises(ModelError, match=r"cannot compile the graph for compute capability 8\.6"):
+        compiled(graph, "a10")
+    assert compiled(graph, "ada").engine
+
+
+@pytest.mark.parametrize("target", ["hopper", "orin", "thor"])
+def test_devices_it_does_not_know_are_said_to_be_so(target: str) -> None:
+    assert not TARGETS[target].rtx_aot
+    with pytest.raises(ModelError, match="has no target SM") as caught:
+        compiled(one_product(TensorProto.FLOAT), target)
+    assert "SM89" in caught.value.why and "bundle" in caught.value.fix
+
+
+def test_a_node_that_the_parser_cannot_read_is_named() -> None:
+    model = onnx.ModelProto.FromString(one_product(TensorProto.FLOAT))
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Warp", "com.example"
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    with pytest.raises(ModelError, match="TensorRT-RTX cannot read the graph") as caught:
+        compiled(model.SerializeToString(), "ada")
+    assert "node 'product' (Warp)" in caught.value.why
+
+
+def test_two_compilations_give_the_same_bytes() -> None:
+    graph = typed(graphs.good("classifier"), "ada", "fast")
+    assert compiled(graph, "ada").engine == compiled(graph, "ada").engine
