@@ -30,6 +30,8 @@ Progress = Callable[[str, int, int], None]
 
 ROUNDS, RUNS = 5, 4
 """Latency is measured in alternating rounds of so many runs, so that a noisy machine hits all alike."""
+MEASURE_SECONDS = 10.0
+"""After so long no further runs are made."""
 WORTHWHILE = 0.97
 """int8 has to take at most this share of fp32's time to be chosen: less would be noise."""
 
@@ -237,11 +239,14 @@ def _latencies(shop: Workshop, candidates: list[Candidate], label: str) -> dict[
     feeds = next(iter(shop.reference)).feeds
     for candidate in candidates:
         candidate.engine.run(feeds)
+    begun = time.perf_counter()
     for done in range(ROUNDS):
         shop.progress(f"measure {label}", done, ROUNDS)
         for candidate in candidates:
             for _ in range(RUNS):
                 start = time.perf_counter()
+                if times[candidate.name] and start - begun > MEASURE_SECONDS:
+                    break  # a large model: fewer runs, each candidate at least one
                 candidate.engine.run(feeds)
                 times[candidate.name].append(time.perf_counter() - start)
     return {name: median(values) for name, values in times.items()}

@@ -105,7 +105,7 @@ class ImageToImage:
                 f"{side}×{side} are cut out",
                 "lower [task] crop",
             )
-        return large[: config.limit]
+        return [Sample(s.path, label=s.path) for s in large[: config.limit]]
 
     def network_image(self, sample: Sample) -> Image:
         """The centre of the picture, made smaller by `scale`: what the network has to restore."""
