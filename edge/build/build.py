@@ -17,11 +17,13 @@ from typing import Any, Protocol
 
 from edge.backends import EngineOptions, backend
 from edge.build import calibrate, graph, placement
-from edge.build.engines import Made, Workshop, make_for_gpu, make_for_processor
+from edge.build.gpu import make_for_gpu
 from edge.build.inputs import Inputs, gather
 from edge.build.plan import Variant
+from edge.build.processor import make_for_processor
 from edge.build.resources import peak_rss, reset_peak
 from edge.build.verify import Reference
+from edge.build.workshop import Made, Workshop
 from edge.config import ModelConfig
 from edge.errors import EdgeError, RuntimeFault, StoreError
 from edge.machine import Machine

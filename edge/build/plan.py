@@ -240,9 +240,14 @@ def make(
     variant: Variant,
     ranges: Mapping[str, Range],
     activations: Activation = "s8",
+    kind: QuantType | None = None,
 ) -> Plan:
-    """The plan of a variant for a target: the same inputs give the same plan."""
-    kind: QuantType | None = target.fast_precision if variant == "fast" else None
+    """The plan of a variant for a target: the same inputs give the same plan.
+
+    Args:
+        kind: what `fast` is quantized to; None takes the type that the target prefers.
+    """
+    kind = (kind or target.fast_precision) if variant == "fast" else None
     total = sum(graph.macs(node) for node in graph.nodes)
     last = last_layers(graph)
     steps = []

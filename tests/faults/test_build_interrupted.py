@@ -17,7 +17,7 @@ import graphs
 import pytest
 
 from edge import machine
-from edge.build import engines
+from edge.build import workshop
 from edge.cli import main
 from edge.store import Store
 
@@ -167,14 +167,14 @@ class TestFullDisk:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        write = engines.Workshop.write
+        write = workshop.Workshop.write
 
         def full(shop: Any, model: Any, name: str) -> Path:
             if name.startswith("orin/"):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
             return write(shop, model, name)
 
-        monkeypatch.setattr(engines.Workshop, "write", full)
+        monkeypatch.setattr(workshop.Workshop, "write", full)
         store = Store(tmp_path / "engines")
         before = {t: store.find("net", t, "exact").manifest.key for t in ("orin", "ada")}
         assert main(words) == 5

@@ -15,7 +15,7 @@ import pytest
 
 from edge import machine
 from edge.backends.tensorrt import Compiled
-from edge.build import engines, inputs
+from edge.build import gpu, inputs, processor
 from edge.build.graph import sha256
 from edge.cli import main
 from edge.store import Store
@@ -32,8 +32,8 @@ def _quick() -> Iterator[None]:
     """No sync to a busy disk, and few timed runs: what is chosen does not matter here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda descriptor: None)
-        patch.setattr(engines, "ROUNDS", 1)
-        patch.setattr(engines, "RUNS", 1)
+        patch.setattr(processor, "ROUNDS", 1)
+        patch.setattr(processor, "RUNS", 1)
         yield
 
 
@@ -288,6 +288,21 @@ def again_config(shop: Shop) -> str:
 
 
 class TestGate:
+    def test_int8_serves_where_fp8_fails_the_gate(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+        without_compiler(monkeypatch)
+        words = ("--model", shop.config(), "--variants", "fast")
+        assert shop.edge(*words, targets="orin,hopper") == 0
+        cosine = {row["target"]: row["accuracy"]["this"] for row in shop.rows}
+        assert cosine["hopper"] < cosine["orin"], "three bits of mantissa are coarser than eight bits"
+        between = (cosine["hopper"] + cosine["orin"]) / 2
+        shop.config(gate=f"min_cosine = {between!r}")
+        assert shop.edge(*words, targets="hopper") == 0
+        (row,) = shop.rows
+        assert row["reason"].startswith("int8, because fp8 fails the gate: cosine of")
+        assert row["accuracy"]["this"] == cosine["orin"]
+        plan = shop.store.find("net", "hopper", "fast").manifest.plan
+        assert {step.precision for step in plan} == {"int8", "bf16"}
+
     def test_a_failed_gate_publishes_nothing_and_keeps_the_engine_before(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -307,6 +322,7 @@ class TestGate:
 
     def test_the_other_targets_are_still_built(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
         without_compiler(monkeypatch)
+        monkeypatch.setattr(processor, "WORTHWHILE", 1e9)  # int8 counts as faster, whatever is measured
         assert shop.edge("--model", shop.config("min_sqnr_db = 60"), targets="cpu,orin") == 3
         states = {(r["target"], r["variant"]): r["state"] for r in shop.rows}
         assert states == {
@@ -334,7 +350,7 @@ class TestCompiler:
     def test_one_that_crashes_fails_its_row_and_no_other(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(engines, "compile_ahead_of_time", crash)
+        monkeypatch.setattr(gpu, "compile_ahead_of_time", crash)
         assert shop.build("--variants", "exact", targets="a10,ada,orin") == 5
         rows = {r["target"]: r for r in shop.rows}
         assert [rows[t]["state"] for t in ("a10", "ada", "orin")] == ["simulated", "failed", "bundle"]
@@ -345,7 +361,7 @@ class TestCompiler:
     def test_an_exception_inside_it_is_a_failed_row(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(engines, "compile_ahead_of_time", raises)
+        monkeypatch.setattr(gpu, "compile_ahead_of_time", raises)
         assert shop.build("--variants", "exact", targets="ada") == 5
         assert "died" in shop.rows[0]["reason"]
         assert "ZeroDivisionError: inside the compiler" in capfd.readouterr().err  # its last words

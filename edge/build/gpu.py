@@ -1,0 +1,141 @@
+"""Engines for GPUs: compiled ahead of time, or bundled for the device; judged by emulating the same graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from edge.backends import EngineOptions, backend
+from edge.backends.tensorrt import compile_ahead_of_time
+from edge.build import emulate, plan, rewrite
+from edge.build import lint as linter
+from edge.build.graph import serialize, sha256
+from edge.build.numerics import QuantType
+from edge.build.plan import Plan, Variant
+from edge.build.resources import current_rss, in_child
+from edge.build.workshop import Made, Workshop
+from edge.errors import GateError
+from edge.manifest import Accuracy, BuilderInfo
+from edge.targets import Target
+
+
+def make_for_gpu(shop: Workshop, target: Target, variant: Variant, builder: str, label: str) -> Made:
+    """An engine compiled ahead of time, or a bundle for the device, judged by emulating the same graph.
+
+    A quantized engine has the first type of the target's preference that passes the gate: fp8 keeps three
+    bits of mantissa, and where that is too coarse int8 may still do.
+
+    Args:
+        builder: "tensorrt_rtx" to compile here, "tensorrt" for a bundle.
+
+    Raises:
+        ModelError: lint or the compiler refuses the graph.
+        GateError: no type is accurate enough; the preferred one's error.
+    """
+    kinds: tuple[QuantType | None, ...] = target.quantized if variant == "fast" else (None,)
+    rejected: dict[QuantType | None, GateError] = {}
+    for kind in kinds:
+        made = plan.make(shop.graph, target, variant, shop.ranges, kind=kind)
+        try:
+            engine = _make(shop, target, made, builder, f"{label} ({kind})" if rejected else label)
+        except GateError as e:
+            rejected[kind] = e
+            continue
+        why = [f"{kind}, because {other} fails the gate: {e.why}" for other, e in rejected.items()]
+        return dataclasses.replace(engine, reason="; ".join([*why, engine.reason]))
+    raise rejected[kinds[0]]
+
+
+def _make(shop: Workshop, target: Target, made: Plan, builder: str, label: str) -> Made:
+    """The engine of one plan."""
+    typed = rewrite.rewrite(shop.graph, made, shop.ranges, target)
+    findings = linter.lint(typed, target)
+    linter.refuse(findings, target)
+    folder = f"{target.name}/{made.kind or made.carrier}"
+    graph = shop.write(typed, f"{folder}/graph.onnx")
+    ahead = builder == "tensorrt_rtx"
+    product = _compiled(shop, graph, target, label) if ahead else _bundled(graph, target)
+    accuracy = _judge_emulated(shop, typed, made, label)
+    shop.pass_gate(accuracy, label)
+    return Made(
+        files={"graph.onnx": graph, **product.files},
+        engine_file=product.engine_file,
+        backend=builder,
+        builder=BuilderInfo(name=builder, version=product.version),
+        state="simulated" if ahead else "bundle",
+        plan=made,
+        accuracy=accuracy,
+        reason=product.reason,
+        lint=(*map(str, findings), *product.warnings),
+        compiler_peak_rss=product.peak_rss,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """What came out of compiling or bundling a graph."""
+
+    files: Mapping[str, Path]
+    engine_file: str
+    reason: str
+    version: str = ""
+    warnings: tuple[str, ...] = ()
+    peak_rss: int = 0
+
+
+def _compiled(shop: Workshop, graph: Path, target: Target, label: str) -> _Product:
+    """Compile in a process of its own; memory is this process's and the child's together."""
+    assert target.compute_capability is not None
+    shop.progress(f"compile {label}", 0, 0)
+    here = current_rss()
+    compiled, peak = in_child(compile_ahead_of_time, graph.read_bytes(), target.compute_capability)
+    path = graph.with_name("engine.rtx")
+    path.write_bytes(compiled.engine)
+    return _Product(
+        files={path.name: path},
+        engine_file=path.name,
+        reason="compiled ahead of time; accuracy emulated on the processor",
+        version=compiled.version,
+        warnings=tuple(f"compiler: {text}" for text in compiled.warnings),
+        peak_rss=here + peak,
+    )
+
+
+def _bundled(graph: Path, target: Target) -> _Product:
+    script = _finish_script(graph.parent, target)
+    reason = f"graph ready; on the device run: sh {script.name}"
+    return _Product({script.name: script}, graph.name, reason)
+
+
+def _finish_script(folder: Path, target: Target) -> Path:
+    """The one command that finishes a bundle on the device, with the tool that comes with TensorRT."""
+    path = folder / "finish.sh"
+    path.write_text(
+        "#!/bin/sh\n"
+        f"# Compiles this bundle on {target.devices[0]} (compute capability {target.capability_text}) "
+        f"with TensorRT {'.'.join(map(str, target.min_tensorrt or (10, 3)))} or newer.\n"
+        'cd "$(dirname "$0")" || exit 1\n'
+        'trtexec="$(command -v trtexec || echo /usr/src/tensorrt/bin/trtexec)"\n'
+        'exec "$trtexec" --onnx=graph.onnx --stronglyTyped --saveEngine=engine.plan "$@"\n'
+    )
+    return path
+
+
+def _judge_emulated(shop: Workshop, typed: onnx.ModelProto, made: Plan, label: str) -> Accuracy:
+    wide = emulate.emulated(typed)
+    digest = sha256(serialize(wide))
+    if digest not in shop.judged:
+        path = shop.write(wide, f"{digest}.onnx")
+        engine = backend("onnxruntime").load(path, EngineOptions(exact=True))
+        try:
+            emulate.check(path, engine, next(iter(shop.reference)).feeds)
+            how = f"emulated on the processor ({made.kind or 'no'} quantization, {made.carrier} carrier)"
+            shop.judge(digest, engine, how, label)
+        finally:
+            engine.close()
+            path.unlink()
+    return shop.judged[digest]

@@ -1,0 +1,88 @@
+"""What the engines of one build share: the graph, ranges, fp32 results, the gate, and judging by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from edge.backends import Engine
+from edge.build.calibrate import Range
+from edge.build.graph import Graph, serialize
+from edge.build.plan import Plan
+from edge.build.verify import Reference, failures, measure
+from edge.config import GateConfig
+from edge.errors import GateError
+from edge.machine import Machine
+from edge.manifest import Accuracy, BuilderInfo
+from edge.targets import State
+
+Progress = Callable[[str, int, int], None]
+"""What is being done, steps done, steps in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An engine that passed its gate, not yet published."""
+
+    files: Mapping[str, Path]
+    engine_file: str
+    backend: str
+    builder: BuilderInfo
+    state: State
+    plan: Plan
+    accuracy: Accuracy
+    reason: str
+    lint: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    compiler_peak_rss: int = 0
+
+
+@dataclass
+class Workshop:
+    """What all engines of one build share.
+
+    Attributes:
+        graph: prepared, fp32.
+        ranges: of every tensor that a plan may quantize; empty if no quantized engine is asked for.
+        folder: for temporary files; everything in it may be deleted when the build ends.
+    """
+
+    graph: Graph
+    ranges: Mapping[str, Range]
+    reference: Reference
+    gate: GateConfig
+    machine: Machine
+    folder: Path
+    progress: Progress
+    judged: dict[str, Accuracy] = field(default_factory=dict)
+    """Accuracy by hash of the graph that was run: targets with the same plan share one evaluation."""
+
+    def write(self, model: onnx.ModelProto, name: str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(serialize(model))
+        return path
+
+    def judge(self, digest: str, engine: Engine, how: str, label: str) -> Accuracy:
+        """Accuracy of the graph with this hash; the same graph is run once."""
+        if digest not in self.judged:
+            self.judged[digest] = measure(
+                engine.run,
+                self.reference,
+                how,
+                lambda done, total: self.progress(f"verify {label}", done, total),
+            )
+        return self.judged[digest]
+
+    def pass_gate(self, accuracy: Accuracy, label: str) -> None:
+        """Raise GateError if the engine may not be published."""
+        found = failures(accuracy, self.gate)
+        if found:
+            raise GateError(
+                f"{label} fails its accuracy gate",
+                "; ".join(found),
+                "it was not published; use the 'exact' variant, better calibration pictures, or another gate",
+            )
