@@ -228,4 +228,5 @@ def find_model(path: Path) -> Path:
     if named.exists():
         return named
     known = [p.stem for p in MODELS.glob("*.toml")]
-    raise InputError(f"no model config '{path}'", "there is no such file", nearest(path.name, known))
+    fix = nearest(path.name, known) if known else "give the path of its TOML file"
+    raise InputError(f"no model config '{path}'", "there is no such file", fix)

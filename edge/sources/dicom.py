@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.dicom.part10 import is_dicom
 from edge.errors import InputError
 from edge.sources import Address, Picture, exists
 from edge.sources.images import natural
@@ -16,19 +17,6 @@ if TYPE_CHECKING:
 
 def claims(path: Path) -> bool:
     return is_dicom(path) or (path.is_dir() and any(is_dicom(file) for file in path.iterdir()))
-
-
-def is_dicom(path: Path) -> bool:
-    """By the mark behind the preamble (PS3.10, 7.1), or by name for files that lack it; not a DICOMDIR."""
-    if not path.is_file() or path.name.upper() == "DICOMDIR":
-        return False
-    if path.suffix.lower() in (".dcm", ".dicom"):
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def open(address: Address, realtime: bool) -> DicomFiles:

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 
 from edge.config import SamplesConfig
+from edge.dicom.part10 import SUFFIXES, is_dicom
 from edge.errors import InputError
 from edge.tasks import Sample
 from edge.types import Image
 
 PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
-DICOM = frozenset({".dcm", ".dicom", ".ima"})
 
 
 def find_samples(config: SamplesConfig, label: Callable[[Path], Any] | None = None) -> list[Sample]:
@@ -52,7 +52,7 @@ def find_pictures(folder: Path) -> list[Path]:
     if not pictures:
         raise InputError(
             f"no pictures in {folder}",
-            f"none of its files ends in {', '.join(sorted(PICTURES | DICOM))}, or is a DICOM file",
+            f"none of its files ends in {', '.join(sorted(PICTURES | SUFFIXES))}, or is a DICOM file",
             "check the path",
         )
     return sorted(pictures, key=lambda path: path.relative_to(folder).as_posix())
@@ -69,20 +69,9 @@ def is_picture(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     suffix = path.suffix.lower()
-    if suffix in PICTURES or suffix in DICOM:
+    if suffix in PICTURES or suffix in SUFFIXES:
         return path.is_file()
     return not suffix and path.is_file() and is_dicom(path)
-
-
-def is_dicom(path: Path) -> bool:
-    """By its suffix or by the mark 128 bytes into the file (PS3.10 7.1)."""
-    if path.suffix.lower() in DICOM:
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def read_picture(path: Path) -> Image:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stores import manifest
 
 from edge.errors import StoreError
-from edge.store import BuilderInfo, Entry, Manifest, Store
+from edge.store import Entry, Store
 
 Damage = Callable[[Entry], Any]
 
@@ -31,19 +32,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def entry(store: Store, tmp_path: Path) -> Entry:
     (tmp_path / "built").write_bytes(bytes(range(256)) * 64)
-    manifest = Manifest(
-        model="net",
-        target="cpu",
-        variant="fast",
-        key="k1",
-        state="verified",
-        graph_sha256="0" * 64,
-        carrier="fp32",
-        builder=BuilderInfo(name="onnxruntime", version="1.20"),
-        backend="onnxruntime",
-        engine_file="engine.onnx",
-    )
-    return store.publish(manifest, {"engine.onnx": tmp_path / "built", "notes.txt": tmp_path / "built"})
+    return store.publish(manifest(), {"engine.onnx": tmp_path / "built", "notes.txt": tmp_path / "built"})
 
 
 def edit(**changes: Any) -> Damage:

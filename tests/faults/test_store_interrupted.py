@@ -17,9 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from stores import manifest
 
 from edge.errors import StoreError
-from edge.store import BuilderInfo, Manifest, Store
+from edge.store import Store
 
 CONTENT = {key: key.encode() * 100_000 for key in ("old", "new", "next")}
 SYSTEM_CALLS = (
@@ -36,19 +37,9 @@ SYSTEM_CALLS = (
 
 
 def publish(folder: Path, key: str) -> None:
-    manifest = Manifest(
-        model="net",
-        target="cpu",
-        variant="fast",
-        key=key,
-        state="verified",
-        graph_sha256="0" * 64,
-        carrier="fp32",
-        builder=BuilderInfo(name="onnxruntime", version="1.20"),
-        backend="onnxruntime",
-        engine_file="engine.onnx",
+    Store(folder / "engines").publish(
+        manifest(key=key), {"engine.onnx": folder / key, "notes.txt": folder / key}
     )
-    Store(folder / "engines").publish(manifest, {"engine.onnx": folder / key, "notes.txt": folder / key})
 
 
 def live(folder: Path) -> str:

@@ -9,31 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stores import manifest
 
 from edge.errors import StoreError, UsageError
 from edge.machine import INT8_DOT, Gpu, Machine
-from edge.store import BuilderInfo, Entry, Manifest, PlanEntry, Store, check_machine
-
-
-def manifest(
-    model: str = "net", target: str = "cpu", variant: str = "fast", key: str = "k1", **more: object
-) -> Manifest:
-    return Manifest.model_validate(
-        {
-            "model": model,
-            "target": target,
-            "variant": variant,
-            "key": key,
-            "state": "verified",
-            "graph_sha256": "0" * 64,
-            "carrier": "fp32",
-            "builder": BuilderInfo(name="onnxruntime", version="1.20"),
-            "backend": "onnxruntime",
-            "engine_file": "engine.onnx",
-            "plan": [PlanEntry(node="conv", op="Conv", precision="int8", reason="pays")],
-            **more,
-        }
-    )
+from edge.store import Entry, Store, check_machine
 
 
 @pytest.fixture(autouse=True, scope="module")
