@@ -22,6 +22,8 @@ from stores import manifest
 from edge.errors import StoreError
 from edge.store import Store
 
+IMPORTED_FROM = os.pathsep.join(str(folder) for folder in Path(__file__).resolve().parents[:3])
+"""This folder, what the tests share, and the package."""
 CONTENT = {key: key.encode() * 100_000 for key in ("old", "new", "next")}
 SYSTEM_CALLS = (
     "open",
@@ -152,7 +154,7 @@ def limited(folder: Path) -> None:
 
 def run(name: str, folder: Path) -> str:
     command = [sys.executable, __file__, name, str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": IMPORTED_FROM}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -202,10 +204,9 @@ def test_publishers_of_the_same_engine_queue_and_readers_never_wait(tmp_path: Pa
         "import sys; from pathlib import Path; from test_store_interrupted import publish\n"
         "for _ in range(8):\n for key in sys.argv[2:]: publish(Path(sys.argv[1]), key)"
     )
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
     publishers = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(place), *keys], env=os.environ | {"PYTHONPATH": path}
+            [sys.executable, "-c", code, str(place), *keys], env=os.environ | {"PYTHONPATH": IMPORTED_FROM}
         )
         for keys in (("new", "old"), ("next", "old", "new"))
     ]
