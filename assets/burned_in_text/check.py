@@ -26,6 +26,8 @@ from pydicom.pixels import pixel_array
 HERE = Path(__file__).resolve().parent
 FOLDER_COUNT = 48  # pictures in each folder
 FIRST_INDEX = 100_000  # scenes no pool of train.py reaches
+MIN_AREA = 24  # smallest region that gets a box in the cine, pixels of its 240 x 320 frames: as the product's
+ANATOMY = np.s_[10:101, 25:135]  # heatmap cells of the cine between its texts: the sector and black around it
 
 
 class Finder:
@@ -98,20 +100,34 @@ def cine_frames() -> np.ndarray:
 
 
 def draw_cine(finder: Finder, threshold: float, out: Path, number: int = 10) -> None:
-    """Side by side, 960 x 720 each: a frame of the cine, and the frame with heatmap and boxes."""
-    frame = letterbox(cine_frames()[number])
+    """Side by side, 960 x 720 each: a frame of the cine, and the frame with heatmap and boxes.
+
+    Also prints the boxes of each frame, and the frames in which anything of the anatomy is marked.
+    """
+    frames = cine_frames()
+    least = round(MIN_AREA * (data.WIDTH / frames.shape[2] / data.CELL) ** 2)  # cells
+    frame = letterbox(frames[number])
     heat = cv2.resize(finder.heatmap(frame), (960, 720), interpolation=cv2.INTER_NEAREST)
     large = cv2.resize(frame, (960, 720), interpolation=cv2.INTER_LINEAR)
     over = large.copy()
     marked = heat >= threshold
     over[marked] = (0.6 * over[marked] + 0.4 * np.array([255, 140, 0])).astype(np.uint8)
-    for x, y, w, h in finder.boxes(frame, threshold):
+    for x, y, w, h in finder.boxes(frame, threshold, least):
         cv2.rectangle(
             over, (int(x * 1.5), int(y * 1.5)), (int((x + w) * 1.5), int((y + h) * 1.5)), (0, 230, 90), 1
         )
     cv2.imwrite(str(out), cv2.cvtColor(np.hstack([large, over]), cv2.COLOR_RGB2BGR))
-    counts = [len(finder.boxes(letterbox(f), threshold)) for f in cine_frames()]
-    print(f"boxes per frame: {min(counts)} to {max(counts)}")
+    counts, cells, boxed = [], {}, []
+    for index, picture in enumerate(frames):
+        counts.append(len(finder.boxes(letterbox(picture), threshold, least)))
+        found = (finder.heatmap(letterbox(picture)) >= threshold)[ANATOMY].astype(np.uint8)
+        _, _, stats, _ = cv2.connectedComponentsWithStats(found, connectivity=8)
+        if found.any():
+            cells[index] = int(found.sum())
+        if any(row[4] >= least for row in stats[1:]):
+            boxed.append(index)
+    print(f"boxes of {least} cells or more per frame: {min(counts)} to {max(counts)}")
+    print(f"anatomy marked in {len(cells)} of {len(frames)} frames (frame: cells): {cells}; boxes in {boxed}")
 
 
 def mark_clean(finder: Finder, threshold: float, out: Path | None) -> None:

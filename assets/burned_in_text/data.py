@@ -821,6 +821,61 @@ def _echoes(rng: Rng, image: np.ndarray) -> None:
         image[top : top + tall, left : left + wide] += streaks[..., None] * rng.uniform(60, 320)
 
 
+def _strands(rng: Rng, image: np.ndarray) -> None:
+    """Bright speckled strands in the probe picture: septa, valve leaflets, chambers with their walls."""
+    height, width = image.shape[:2]
+    level = np.zeros((height, width), np.float32)
+    unit = height / HEIGHT  # thicknesses are given in pixels of the finished scene
+    for _ in range(rng.integers(1, 7)):
+        layer = np.zeros((height, width), np.float32)
+        thick = max(1, round(float(rng.uniform(4, 20)) * unit))
+        if rng.random() < 0.25:  # a chamber: its wall, or a part of it, around a dark inside
+            centre = (int(width * rng.uniform(0.2, 0.8)), int(height * rng.uniform(0.15, 0.85)))
+            axes = (int(width * rng.uniform(0.04, 0.18)), int(height * rng.uniform(0.05, 0.22)))
+            angle, start = rng.uniform(0, 180), rng.uniform(0, 360)
+            hole = np.zeros((height, width), np.float32)
+            cv2.ellipse(hole, centre, axes, angle, 0, 360, 1.0, -1)
+            hole = cv2.GaussianBlur(hole, (0, 0), 3 * unit + 0.5)
+            image *= 1 - rng.uniform(0.5, 0.95) * hole[..., None]
+            level *= 1 - 0.9 * hole
+            sweep = rng.uniform(90, 360)
+            cv2.ellipse(layer, centre, axes, angle, start, start + sweep, 1.0, thick, cv2.LINE_AA)
+        else:  # a strand: a bent line of any direction, steep ones most often, tapered at random
+            lean = rng.normal(np.pi / 2, 0.45) if rng.random() < 0.6 else rng.uniform(0, np.pi)
+            reach = height * rng.uniform(0.06, 0.45)
+            along = np.linspace(-0.5, 0.5, 24)
+            bend = rng.uniform(-0.25, 0.25) * (1 - 4 * along**2)
+            bend += rng.uniform(0, 0.06) * np.sin(along * rng.uniform(5, 30) + rng.uniform(0, 6.3))
+            x = width * rng.uniform(0.2, 0.8) + reach * (along * np.cos(lean) - bend * np.sin(lean))
+            y = height * rng.uniform(0.15, 0.85) + reach * (along * np.sin(lean) + bend * np.cos(lean))
+            points = np.stack([x, y], 1).round().astype(np.int32)
+            taper = rng.uniform(0.3, 1, 2)
+            for at in range(len(points) - 1):
+                share = taper[0] + (taper[1] - taper[0]) * at / len(points)
+                ends = points[at].tolist(), points[at + 1].tolist()
+                cv2.line(layer, *ends, 1.0, max(1, round(thick * float(share))), cv2.LINE_AA)
+        layer = cv2.GaussianBlur(layer, (0, 0), max(0.4, unit * rng.uniform(0.8, 6)))
+        if rng.random() < 0.75:  # broken into blobs
+            size = max(0.7, unit * rng.uniform(1.5, 7))
+            flat = max(0.6, size * rng.uniform(0.3, 1))
+            noise = rng.standard_normal((height, width), dtype=np.float32)
+            across, down = (size, flat) if rng.random() < 0.7 else (flat, size)
+            noise = cv2.GaussianBlur(noise, (0, 0), across, sigmaY=down)
+            noise /= noise.std()
+            hard = rng.uniform(0.4, 3)
+            layer *= np.clip(rng.uniform(0.2, 0.7) + hard * noise, 0, 1)
+        speckle = rng.rayleigh(0.6, (height, width)).astype(np.float32)
+        wide = max(0.5, unit * rng.uniform(1, 3.5))
+        speckle = cv2.GaussianBlur(speckle, (0, 0), wide, sigmaY=wide * rng.uniform(0.4, 1))
+        level = np.maximum(level, layer * (0.3 + speckle) * rng.uniform(0.35, 1.1))
+    level = cv2.GaussianBlur(level, (0, 0), max(0.3, unit * rng.uniform(0.6, 2)))
+    if rng.random() < 0.5:  # what the scanner had compressed already
+        shown = np.clip(level * 255, 0, 255).astype(np.uint8)
+        level = _jpeg(shown, int(rng.integers(30, 90)))[..., 0] / np.float32(255)
+    tint = np.array([1, 1, 1] if rng.random() < 0.7 else rng.uniform(0.75, 1.1, 3), np.float32)
+    image += level[..., None] * tint * rng.uniform(140, 270)
+
+
 def _doppler(rng: Rng, image: np.ndarray) -> None:
     """A colour flow window: blobs of red-yellow or blue-cyan inside a thin frame."""
     height, width = image.shape[:2]
@@ -914,7 +969,13 @@ def _depth_scale(rng: Rng, canvas: Canvas) -> None:
 
 
 def ultrasound(
-    rng: Rng, split: str, height: int, width: int, with_text: bool, echoes: bool = False
+    rng: Rng,
+    split: str,
+    height: int,
+    width: int,
+    with_text: bool,
+    echoes: bool = False,
+    strands: bool = False,
 ) -> Canvas:
     """A scanner's screen: probe picture, and around it text columns, scales, menu bar and icons."""
     unit = HEIGHT / height
@@ -926,6 +987,8 @@ def ultrasound(
         _linear(rng, split, canvas.image)
     if echoes:
         _echoes(rng, canvas.image)
+    if strands and rng.random() < 0.85:
+        _strands(rng, canvas.image)
     if rng.random() < 0.25:
         _doppler(rng, canvas.image)
     if rng.random() < 0.75:
@@ -1032,17 +1095,21 @@ def _to_frame(rng: Rng, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray
 
 ECHOES_FROM = 20_000
 ECHOES_TO = 40_000  # training scenes of these indices have bright echoes in their ultrasound pictures
+STRANDS_FROM = 30_000  # from here on echoes in half of them, strands in most, and more ultrasound
 
 
 def make_scene(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray, str]:
     """Scene `index` of a split -> (image 480 x 640 x 3 RGB uint8, mask 480 x 640 uint8 0/255, kind)."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    kind = str(rng.choice(["ultrasound", "photo", "slice"], p=[0.4, 0.48, 0.12]))
+    strands = STRANDS_FROM <= index < ECHOES_TO
+    shares = [0.6, 0.3, 0.1] if strands else [0.4, 0.48, 0.12]
+    kind = str(rng.choice(["ultrasound", "photo", "slice"], p=shares))
     with_text = rng.random() >= 0.15
     sizes = {"ultrasound": [0.7, 0.25, 0.05], "photo": [0.15, 0.65, 0.2], "slice": [0.4, 0.5, 0.1]}[kind]
     height, width = [(240, 320), (480, 640), (720, 1280)][rng.choice(3, p=sizes)]
     if kind == "ultrasound":
-        canvas = ultrasound(rng, split, height, width, with_text, ECHOES_FROM <= index < ECHOES_TO)
+        echoes = ECHOES_FROM <= index < ECHOES_TO and not (strands and rng.random() < 0.5)
+        canvas = ultrasound(rng, split, height, width, with_text, echoes, strands)
     else:
         canvas = {"photo": photo, "slice": slice_}[kind](rng, split, height, width, with_text)
     image, mask = _to_frame(rng, _wear(rng, canvas.image), canvas.mask)

@@ -53,6 +53,7 @@ class Phase:
     stream: int  # of random numbers
     scenes: int  # in the pool it is trained on
     first_scene: int = 0  # of that pool
+    share: float = 1.0  # of its weights in the mean it ends with; the rest are those it started from
 
     @property
     def whole(self) -> bool:
@@ -60,13 +61,15 @@ class Phase:
         return (self.height, self.width) == (data.HEIGHT, data.WIDTH)
 
 
-# Most is learnt from crops. What lies at a frame's edges is learnt from whole frames, with two
-# warm restarts on new scenes.
+# Most is learnt from crops. What lies at a frame's edges is learnt from whole frames, with three
+# warm restarts on new scenes, the last on mostly ultrasound. The last two end with a mean: each of the two
+# networks in it errs where the other does not.
 PHASES = (
     Phase("crops", 320, 320, 8, 3000, 2.5e-3, 99, 2600),
     Phase("frames", data.HEIGHT, data.WIDTH, 4, 400, 1e-3, 98, 2600),
     Phase("frames again", data.HEIGHT, data.WIDTH, 4, 800, 1.2e-3, 97, 1500, data.ECHOES_FROM),
-    Phase("last frames", data.HEIGHT, data.WIDTH, 4, 1400, 1.5e-3, 96, 2400, data.ECHOES_FROM + 2000),
+    Phase("last frames", data.HEIGHT, data.WIDTH, 4, 1400, 1.5e-3, 96, 2400, data.ECHOES_FROM + 2000, 0.5),
+    Phase("strands", data.HEIGHT, data.WIDTH, 4, 900, 1e-3, 95, 1600, data.STRANDS_FROM, 2 / 3),
 )
 
 
@@ -411,8 +414,8 @@ def main() -> None:
         earlier = copy.deepcopy(net)
         scenes = Pool(options.cache, options.seed, "train", phase.scenes, options.threads, phase.first_scene)
         net = fit(net, scenes, replace(phase, steps=max(1, steps)), options.seed, weights)
+        _follow(net, earlier, phase.share)
         torch.save(net.state_dict(), weights)
-    _follow(net, earlier, 0.5)  # the mean of the last two phases: each misses text that the other finds
     pools = {
         split: Pool(options.cache, options.seed, split, count, options.threads)
         for split, count in (("val", 200), ("heldout", 300))
