@@ -14,6 +14,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge.manifest import Accuracy
 
 EXIT_DONE = 0
 EXIT_INTERRUPTED = 130
@@ -60,9 +64,17 @@ class MissingPackage(EdgeError, ImportError):
 
 
 class GateError(EdgeError):
-    """An engine does not reach the accuracy its model's gate asks for. Nothing was published."""
+    """An engine does not reach the accuracy its model's gate asks for. Nothing was published.
+
+    Attributes:
+        accuracy: what was measured.
+    """
 
     exit_code = 3
+
+    def __init__(self, what: str, why: str = "", fix: str = "", accuracy: Accuracy | None = None) -> None:
+        super().__init__(what, why, fix)
+        self.accuracy = accuracy
 
 
 class InputError(EdgeError, OSError):

@@ -8,6 +8,7 @@ hit. One that fails leaves the published one in place, and the others are still 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,11 +26,13 @@ from edge.build.resources import peak_rss, reset_peak
 from edge.build.verify import Reference
 from edge.build.workshop import Made, Workshop
 from edge.config import ModelConfig
-from edge.errors import EdgeError, RuntimeFault, StoreError
+from edge.errors import EdgeError, GateError, RuntimeFault, StoreError
 from edge.machine import Machine
 from edge.manifest import Accuracy, Entry, Manifest, PlanEntry, Tensor
 from edge.store import Store
 from edge.targets import Target, format_capability
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,7 @@ def _open_workshop(
 ) -> Workshop:
     """Prepare the graph, calibrate, and run fp32 on the held-out samples."""
     config = inputs.config
+    reset_peak()
     reporter.step("prepare the graph", 0, 0)
     shape = (config.input.channels, *config.input.size)
     model = graph.prepare(graph.read(config.onnx), config.input.name, shape)
@@ -206,7 +210,7 @@ def _open_workshop(
         )
     finally:
         engine.close()
-    return Workshop(index, ranges, reference, config.gate, machine, folder, reporter.step)
+    return Workshop(index, ranges, reference, config.gate, machine, folder, reporter.step, peak_rss())
 
 
 def _calibrated(
@@ -239,7 +243,8 @@ def _finish(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Mac
             made = make_for_gpu(shop, job.target, job.variant, job.builder, job.label)
         else:
             made = make_for_processor(shop, job.target, job.variant, job.label)
-        seconds, peak = time.perf_counter() - start, max(peak_rss(), made.compiler_peak_rss)
+        seconds = time.perf_counter() - start
+        peak = max(peak_rss(), made.compiler_peak_rss, shop.preparation_peak_rss)
         entry = store.publish(_manifest(inputs, job, made, shop, machine, seconds, peak), made.files)
     except EdgeError as e:
         return _failed_row(inputs.config.name, job, time.perf_counter() - start, e)
@@ -247,6 +252,10 @@ def _finish(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Mac
         fault = RuntimeFault(
             f"cannot build {job.label}", f"{e.strerror or e}", "check the disk, and build again"
         )
+        return _failed_row(inputs.config.name, job, time.perf_counter() - start, fault)
+    except Exception as e:  # a fault of ours: it costs this engine and no other
+        log.exception("building %s", job.label)
+        fault = RuntimeFault(f"cannot build {job.label}", f"{type(e).__name__}: {e}", "please report it")
         return _failed_row(inputs.config.name, job, time.perf_counter() - start, fault)
     return dataclasses.replace(_cached_row(entry), cached=False)
 
@@ -260,7 +269,7 @@ def _failed_row(model: str, job: Job, seconds: float, error: EdgeError) -> Row:
         key=job.key,
         size_bytes=0,
         quantized_mac_share=0.0,
-        accuracy=None,
+        accuracy=error.accuracy if isinstance(error, GateError) else None,
         build_seconds=seconds,
         peak_rss_bytes=peak_rss(),
         path=None,
@@ -272,8 +281,8 @@ def _failed_row(model: str, job: Job, seconds: float, error: EdgeError) -> Row:
 def _manifest(
     inputs: Inputs, job: Job, made: Made, shop: Workshop, machine: Machine, seconds: float, peak: int
 ) -> Manifest:
-    held_out = " (held out from the calibration set)" if inputs.held_out else ""
-    accuracy = made.accuracy.model_copy(update={"how": made.accuracy.how + held_out})
+    origin = f" ({inputs.origin})" if inputs.origin else ""
+    accuracy = made.accuracy.model_copy(update={"how": made.accuracy.how + origin})
     return Manifest(
         model=inputs.config.name,
         target=job.target.name,

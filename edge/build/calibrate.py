@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ class Calibration:
         names = np.array(list(self.ranges))
         table = np.array([(r.low, r.high, r.int8, r.fp8, *r.u8) for r in self.ranges.values()], np.float64)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp.npz")
+        temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
         np.savez(temporary, sha256=self.sha256, samples=self.samples, names=names, table=table)
         temporary.replace(path)
 

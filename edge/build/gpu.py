@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from edge.backends import EngineOptions, backend
+from edge.backends import Engine, EngineOptions, backend
 from edge.backends.tensorrt import compile_ahead_of_time
 from edge.build import emulate, plan, rewrite
 from edge.build import lint as linter
@@ -18,7 +18,7 @@ from edge.build.numerics import QuantType
 from edge.build.plan import Plan, Variant
 from edge.build.resources import current_rss, in_child
 from edge.build.workshop import Made, Workshop
-from edge.errors import GateError
+from edge.errors import GateError, RuntimeFault
 from edge.manifest import Accuracy, BuilderInfo
 from edge.targets import Target
 
@@ -125,12 +125,19 @@ def _finish_script(folder: Path, target: Target) -> Path:
     return path
 
 
+def _load_emulation(path: Path, label: str) -> Engine:
+    try:
+        return backend("onnxruntime").load(path, EngineOptions(exact=True))
+    except RuntimeFault as e:  # its own text names a temporary file
+        raise RuntimeFault(f"ONNX Runtime cannot emulate {label}", e.why, "export the model again") from e
+
+
 def _judge_emulated(shop: Workshop, typed: onnx.ModelProto, made: Plan, label: str) -> Accuracy:
     wide = emulate.emulated(typed)
     digest = sha256(serialize(wide))
     if digest not in shop.judged:
         path = shop.write(wide, f"{digest}.onnx")
-        engine = backend("onnxruntime").load(path, EngineOptions(exact=True))
+        engine = _load_emulation(path, label)
         try:
             emulate.check(path, engine, next(iter(shop.reference)).feeds)
             how = f"emulated on the processor ({made.kind or 'no'} quantization, {made.carrier} carrier)"

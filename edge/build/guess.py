@@ -102,6 +102,12 @@ def _task(model: onnx.ModelProto, channels: int, size: tuple[int, int]) -> tuple
     text = "×".join(map(str, shape))
     if len(shape) == 3 and shape[1] == cells and shape[2] > 5:
         return "detect", {"decode": "yolox"}, f"output {text} is a YOLOX grid of strides 8, 16, 32"
+    if len(shape) == 3 and shape[2] == cells and shape[1] > 4:
+        return (
+            "detect",
+            {"decode": "yolov8"},
+            f"output {text} is boxes and scores a cell, as YOLOv8 writes them",
+        )
     if len(shape) == 4 and shape[1] == 3 and min(shape[2:]) >= min(size):
         return "image", {"scale": shape[2] // size[0]}, f"output {text} is a picture"
     if len(shape) == 4 and shape[1] == 1:

@@ -18,7 +18,7 @@ from edge.build.calibrate import fingerprint
 from edge.build.graph import sha256
 from edge.build.plan import Variant
 from edge.config import ROOT, ModelConfig
-from edge.errors import InputError
+from edge.errors import ConfigError, InputError
 from edge.machine import Machine
 from edge.preprocess import Preprocess
 from edge.targets import Target
@@ -27,6 +27,8 @@ from edge.types import Array
 
 HELD_OUT = 4
 """Without an evaluation set every fourth calibration sample is held out for verification."""
+NUMBERS_DEPEND_ON = ("onnxruntime", "opencv-python", "pydicom")
+"""Packages through which pictures and fp32 results come."""
 _KEY_LENGTH = 16
 
 
@@ -41,8 +43,8 @@ class Inputs:
     evaluation: Sequence[Sample]
     calibration_sha256: str
     evaluation_sha256: str
-    held_out: bool
-    """Whether `evaluation` was split off the calibration set."""
+    origin: str
+    """What is to be said about where `evaluation` comes from, for the manifest; usually nothing."""
 
     def feeds(self, input_name: str) -> Iterator[dict[str, Array]]:
         """Calibration samples as network inputs, one at a time."""
@@ -64,7 +66,7 @@ class Inputs:
             "target": dataclasses.asdict(target),
             "variant": variant,
             "builder": builder,
-            "runtime": machine.packages.get("onnxruntime", ""),
+            "packages": {name: machine.packages.get(name, "") for name in NUMBERS_DEPEND_ON},
             "code": code_sha256(),
         }
         if not target.is_gpu:
@@ -88,10 +90,13 @@ def gather(config: ModelConfig) -> Inputs:
         ) from e
     calibration = list(task.samples(config.calibration))
     if config.evaluation is not None:
-        evaluation, held_out = list(task.samples(config.evaluation)), False
+        evaluation, origin = list(task.samples(config.evaluation)), ""
     else:
         calibration, evaluation = split(calibration)
-        held_out = True
+        origin = "held out from the calibration set"
+    _refuse_unlabelled(config, evaluation)
+    if _contents(calibration) & _contents(evaluation):
+        origin = "some pictures were calibrated with, too"
     settings = config.input.model_dump_json() + json.dumps(
         config.task.model_dump(mode="json"), sort_keys=True
     )
@@ -103,8 +108,30 @@ def gather(config: ModelConfig) -> Inputs:
         evaluation,
         fingerprint(graph + code_sha256(), [s.path for s in calibration], settings),
         _evaluation_sha256(evaluation),
-        held_out,
+        origin,
     )
+
+
+def _contents(samples: Sequence[Sample]) -> set[str]:
+    return {sha256(sample.path.read_bytes()) for sample in samples}
+
+
+def _refuse_unlabelled(config: ModelConfig, samples: Sequence[Sample]) -> None:
+    """A gate on the task's metric must not be passed because no label was found."""
+    if any(sample.label is not None for sample in samples):
+        return
+    if config.evaluation is not None and config.evaluation.labels is not None:
+        raise InputError(
+            f"no picture in {config.evaluation.images} has a label",
+            f"{config.evaluation.labels} names none of them",
+            "check `labels` under [evaluation]: names have to match",
+        )
+    if config.gate.max_drop is not None:
+        raise ConfigError(
+            "max_drop under [gate] needs labelled pictures",
+            "without labels there is no metric that could drop",
+            "give `labels` under [evaluation], or gate on min_cosine alone",
+        )
 
 
 def _graph_sha256(path: Path) -> str:
@@ -148,7 +175,8 @@ def _label_bytes(label: Any) -> bytes:
 def code_sha256() -> str:
     """Hash of the code that makes and judges engines: after an upgrade nothing stale is taken for current."""
     package = ROOT / "edge"
-    files = [*package.glob("build/*.py"), *package.glob("tasks/*.py"), package / "preprocess.py"]
+    files = [f for part in ("build", "tasks", "dicom") for f in package.glob(f"{part}/*.py")]
+    files += [package / "preprocess.py"]
     files += [package / "backends" / "tensorrt.py", package / "backends" / "onnxruntime.py"]
     digest = hashlib.sha256()
     for file in sorted(files):

@@ -56,6 +56,11 @@ class Plan:
         return frozenset(s.node for s in self.steps if s.precision == self.kind)
 
     @property
+    def widened(self) -> frozenset[str]:
+        """Names of the nodes that run in fp32 amid a narrower carrier."""
+        return frozenset(s.node for s in self.steps if s.precision == "fp32" != self.carrier)
+
+    @property
     def quantized_mac_share(self) -> float:
         """Share of all multiply–accumulates that run quantized, 0–1."""
         total = sum(s.macs for s in self.steps)
@@ -250,13 +255,16 @@ def make(
     kind = (kind or target.fast_precision) if variant == "fast" else None
     total = sum(graph.macs(node) for node in graph.nodes)
     last = last_layers(graph)
+    wide = beyond_fp16(graph) if target.carrier == "fp16" else frozenset()
     steps = []
     for node in graph.nodes:
         if not computes_in_float(graph, node):
             continue
         precision: str = target.carrier
         reason = f"variant '{variant}': everything in the carrier"
-        if kind:
+        if node.name in wide:
+            precision, reason = "fp32", "squares and sums may leave fp16's range of ±65504"
+        elif kind:
             site = Site(node, kind, target, graph, ranges, total, last)
             objection = next((why for rule in RULES if (why := rule(site))), None)
             precision = target.carrier if objection else kind
@@ -268,6 +276,27 @@ def make(
 def computes_in_float(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether any output is floating point: shape arithmetic has no precision to choose."""
     return any(graph.is_float(name) for name in node.output if name)
+
+
+SQUARES_AND_SUMS = ("Pow", "ReduceSum", "ReduceSumSquare", "ReduceL2", "ReduceLogSumExp")
+CARRIES_ON = ("ReduceMean", "Add", "Mul", "Div", "Sqrt", "Reciprocal", "Clip", "Max")
+
+
+def beyond_fp16(graph: Graph) -> frozenset[str]:
+    """Nodes whose values may be too large for fp16: a normalisation that was exported in parts, for one.
+
+    The square or sum, and what works on it alone until another tensor joins: x·x → mean → + ε → √.
+    """
+    found: set[str] = set()
+    for node in graph.nodes:
+        square = node.op_type == "Mul" and len(set(node.input)) == 1
+        tensors = [i for i in node.input if i and graph.is_float(i) and i not in graph.initializers]
+        writers = [graph.producer.get(i) for i in tensors]
+        continues = node.op_type in CARRIES_ON and bool(writers)
+        continues = continues and all(w is not None and w.name in found for w in writers)
+        if square or node.op_type in SQUARES_AND_SUMS or continues:
+            found.add(node.name)
+    return frozenset(found)
 
 
 def last_layers(graph: Graph) -> frozenset[str]:

@@ -51,13 +51,16 @@ class _Writer:
         self.constants: dict[str, onnx.TensorProto] = {}
         self.types: dict[str, int] = {}
         self.done: set[str] = set()
+        self.names = {node.name for node in graph.nodes}
+        self.wide: set[str] = set()
+        """Tensors that an island wrote in fp32; they are narrowed for a reader in the carrier only."""
 
     def model(self) -> onnx.ModelProto:
         for node in self.graph.nodes:
             self._copy(node)
         for name in self.graph.outputs:
             if self._is_carried(name):
-                self._cast(self._inner(name), name, "fp32")
+                self._cast(f"{name}/fp32" if name in self.wide else self._inner(name), name, "fp32")
         return self._assemble()
 
     def _assemble(self) -> onnx.ModelProto:
@@ -105,7 +108,8 @@ class _Writer:
         if output not in self.done:
             self.done.add(output)
             self.types[output] = numerics.ONNX[precision]
-            node = helper.make_node(op, inputs, [output], name=output)
+            name = f"{output}/{op}" if output in self.names else output
+            node = helper.make_node(op, inputs, [output], name=name)
             node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
             self.nodes.append(node)
         return output
@@ -118,7 +122,7 @@ class _Writer:
     def _copy(self, node: onnx.NodeProto) -> None:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        island = node.op_type in FP32_ISLANDS
+        island = node.op_type in FP32_ISLANDS or node.name in self.plan.widened
         if island:
             self._keep_captured(node)
         for index, name in enumerate(node.input):
@@ -128,12 +132,10 @@ class _Writer:
             if name and self._is_carried(name):
                 copy.output[index] = f"{name}/fp32" if island else self._inner(name)
                 self.types[copy.output[index]] = numerics.ONNX["fp32" if island else self.plan.carrier]
-        self._retype_attributes(copy)
+                self.wide.update([name] if island else [])
+        if not island:
+            self._retype_attributes(copy)
         self.nodes.append(copy)
-        if island:
-            for name in node.output:
-                if name and self._is_carried(name):
-                    self._cast(f"{name}/fp32", self._inner(name), self.plan.carrier)
 
     def _read(self, node: onnx.NodeProto, index: int, name: str, island: bool) -> str:
         """What this input is called in the new graph."""
@@ -158,6 +160,8 @@ class _Writer:
             return self._constant(name, self._value(name), self.plan.carrier)
         if name in self.graph.inputs and self._is_carried(name):
             return self._cast(name, self._inner(name), self.plan.carrier)
+        if name in self.wide:
+            return self._cast(f"{name}/fp32", self._inner(name), self.plan.carrier)
         return self._inner(name)
 
     def _as_fp32(self, name: str) -> str:
@@ -165,6 +169,8 @@ class _Writer:
             return self._constant(name, self._value(name), "fp32")
         if name in self.graph.inputs or not self._is_carried(name):
             return name
+        if name in self.wide:
+            return f"{name}/fp32"
         return self._cast(self._inner(name), f"{name}/as_fp32", "fp32")
 
     def _value(self, name: str) -> Array:
@@ -174,7 +180,7 @@ class _Writer:
 
     def _retype_attributes(self, node: onnx.NodeProto) -> None:
         """Casts to float and tensors made out of nothing follow the carrier."""
-        if self.plan.carrier == "fp32" or node.op_type in FP32_ISLANDS:
+        if self.plan.carrier == "fp32":
             return
         for a in node.attribute:
             if a.name in ("to", "dtype") and a.i == onnx.TensorProto.FLOAT:

@@ -90,6 +90,15 @@ def _refuse_non_finite(case: Case) -> None:
             )
 
 
+def _refuse_other_shape(name: str, reference: Array, this: Array) -> None:
+    if reference.shape != this.shape:
+        raise ModelError(
+            f"output '{name}' is {list(this.shape)} where fp32 gives {list(reference.shape)}",
+            "its size depends on the data, so it cannot be compared value by value",
+            "export the model without it (no NMS, NonZero or Compress in the graph)",
+        )
+
+
 @dataclass
 class _Likeness:
     """Sums over all samples for one output, in float64."""
@@ -134,6 +143,7 @@ def measure(
     for index, case in enumerate(reference):
         outputs = run(case.feeds)
         for name, value in case.outputs.items():
+            _refuse_other_shape(name, value, outputs[name])
             likeness.setdefault(name, _Likeness()).add(value, outputs[name])
         if reference.labelled:
             scorer.add(case.sample, task.score_payload(outputs, 0, case.placement))

@@ -48,6 +48,7 @@ class Workshop:
         graph: prepared, fp32.
         ranges: of every tensor that a plan may quantize; empty if no quantized engine is asked for.
         folder: for temporary files; everything in it may be deleted when the build ends.
+        preparation_peak_rss: of calibration and the fp32 reference, in bytes.
     """
 
     graph: Graph
@@ -57,6 +58,7 @@ class Workshop:
     machine: Machine
     folder: Path
     progress: Progress
+    preparation_peak_rss: int
     judged: dict[str, Accuracy] = field(default_factory=dict)
     """Accuracy by hash of the graph that was run: targets with the same plan share one evaluation."""
 
@@ -85,4 +87,5 @@ class Workshop:
                 f"{label} fails its accuracy gate",
                 "; ".join(found),
                 "it was not published; use the 'exact' variant, better calibration pictures, or another gate",
+                accuracy=accuracy,
             )

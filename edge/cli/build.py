@@ -43,12 +43,13 @@ def run(args: argparse.Namespace) -> int:
     from edge.build.report import LiveReporter
     from edge.store import Store
 
-    config = _config(args)
     here = machine.detect()
     matrix = targets.load_targets(args.matrix) if args.matrix else targets.TARGETS
-    chosen = targets.select(args.targets, here, matrix)
+    chosen, variants = targets.select(args.targets, here, matrix), _variants(args.variants)
+    _check_json(args.json)
+    config = _config(args)
     with LiveReporter() as reporter:
-        rows = build(config, chosen, _variants(args.variants), Store(args.out), here, reporter)
+        rows = build(config, chosen, variants, Store(args.out), here, reporter)
     _print(rows, args.json)
     return exit_code(rows)
 
@@ -111,6 +112,14 @@ def _variants(text: str) -> list[Variant]:
     return [name for name in VARIANTS if name in names]
 
 
+def _check_json(where: str | None) -> None:
+    """Before the build: a typing error must not cost its rows."""
+    if where not in (None, "-") and not Path(where).parent.is_dir():
+        raise UsageError(
+            f"cannot write {where}", "there is no such folder", "make it, or give another --json"
+        )
+
+
 def _print(rows: list[Row], where: str | None) -> None:
     from rich.console import Console
 
@@ -119,11 +128,10 @@ def _print(rows: list[Row], where: str | None) -> None:
     text = json.dumps([row.to_json() for row in rows], indent=1)
     if where == "-":
         print(text)
-        return
-    if where is not None:
-        Path(where).write_text(text + "\n", encoding="utf-8")
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width).print(table(rows))
+    else:
+        Console(width=None if sys.stdout.isatty() else 160).print(table(rows))
     for row in rows:
         if row.error is not None:
             print(f"{row.target}/{row.variant} failed: {row.error}", file=sys.stderr)
+    if where not in (None, "-"):
+        Path(where).write_text(text + "\n", encoding="utf-8")

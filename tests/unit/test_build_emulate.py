@@ -274,3 +274,36 @@ def test_a_bf16_graph_rounds_every_tensor() -> None:
 
     expected = bf16(bf16(bf16(image) * bf16(np.float32(1 / 3))) + np.float32(1))
     assert np.array_equal(session(emulated(model))(image)[0], expected)
+
+
+def test_a_normalisation_exported_in_parts_does_not_overflow_fp16() -> None:
+    """x·x of values near 1000 leaves fp16's range; its square root, the deviation, is back in it."""
+    net = graphs.Net()
+    x = net.op("Mul", "image", net.constant("large", 1000.0), name="up")
+    square = net.op("Mul", x, x, name="square")
+    variance = net.op("ReduceMean", square, net.constant("axes", [1], np.int64), name="mean")
+    plus = net.op("Add", variance, net.constant("epsilon", 1e-3), name="plus")
+    deviation = net.op("Sqrt", plus, name="root")
+    index = graphs.graph(net.model(net.op("Div", x, deviation, name="normal")))
+    made = plan.make(index, TARGETS["t4"], "exact", {})
+    assert made.widened >= {"square", "mean", "plus", "root"} and not made.widened & {"up", "normal"}
+    image = graphs.feeds(1)[0]["image"]
+    (found,) = session(emulated(rewrite(index, made, {}, TARGETS["t4"])))(image)
+    (wanted,) = session(index.model)(image)
+    assert np.allclose(found, wanted, rtol=4e-3), "a few roundings of fp16 apart, and finite"
+    assert not plan.make(index, TARGETS["orin"], "exact", {}).widened, "bf16 has fp32's range"
+
+
+@pytest.mark.parametrize("target", ["t4", "orin", "ada"])
+def test_a_graph_without_node_names_can_be_emulated(target: str) -> None:
+    """The added cast of an output must not take the name of the node that writes it."""
+    model = graphs.residual()
+    for node in model.graph.node:
+        node.name = ""
+    index = graphs.graph(model)
+    for variant in plan.VARIANTS:
+        seen = graphs.ranges(index)
+        typed = rewrite(index, plan.make(index, TARGETS[target], variant, seen), seen, TARGETS[target])
+        names = [node.name for node in typed.graph.node]
+        assert len(names) == len(set(names))
+        assert session(emulated(typed))(graphs.feeds(1)[0]["image"])

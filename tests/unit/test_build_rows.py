@@ -313,12 +313,42 @@ class TestGate:
         assert shop.edge("--model", shop.config("min_cosine = 0.999999"), targets="orin,ada") == 3
         rows = {(r["target"], r["variant"]): r for r in shop.rows}
         assert rows["orin", "fast"]["state"] == rows["ada", "fast"]["state"] == "failed"
-        assert rows["orin", "fast"]["path"] is None and rows["orin", "fast"]["accuracy"] is None
+        assert rows["orin", "fast"]["path"] is None
+        assert 0.9999 < rows["orin", "fast"]["accuracy"]["this"] < 0.999999, "what was measured is not lost"
         assert "cosine of 'out' is 0.9999" in rows["orin", "fast"]["reason"]
         assert "the gate asks for 0.999999" in rows["orin", "fast"]["reason"]
         assert shop.store.find("net", "orin", "fast").manifest.key == before["fast"]
         said = capsys.readouterr()
         assert "failed" in said.out and "orin/fast failed: orin/fast fails its accuracy gate" in said.err
+
+    def test_a_gate_on_a_metric_needs_labels(self, shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+        assert shop.edge("--model", shop.config("max_drop = 0.1")) == 2
+        assert "max_drop under [gate] needs labelled pictures" in capsys.readouterr().err
+        (shop.folder / "empty").mkdir()
+        config = Path(shop.config())
+        text = config.read_text().replace(
+            "[gate]", '[evaluation]\nimages = "pictures"\nlabels = "empty"\n[gate]'
+        )
+        config.write_text(text)
+        assert shop.edge("--model", str(config)) == 4
+        assert "has a label" in capsys.readouterr().err
+
+    def test_pictures_that_were_calibrated_with_are_told(self, shop: Shop) -> None:
+        config = Path(shop.config())
+        config.write_text(config.read_text().replace("[gate]", '[evaluation]\nimages = "pictures"\n[gate]'))
+        assert shop.edge("--model", str(config), "--variants", "exact") == 0
+        accuracy = shop.store.find("net", "cpu", "exact").manifest.accuracy
+        assert accuracy is not None and "calibrated with, too" in accuracy.how
+
+    def test_a_fault_of_ours_costs_one_engine(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+        without_compiler(monkeypatch)
+
+        def broken(*args: object) -> None:
+            raise ValueError("unforeseen")
+
+        monkeypatch.setattr(gpu.linter, "lint", broken)
+        assert shop.edge("--model", shop.config(), "--variants", "exact", targets="cpu,orin") == 5
+        assert {r["target"]: r["state"] for r in shop.rows} == {"cpu": "verified", "orin": "failed"}
 
     def test_the_other_targets_are_still_built(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
         without_compiler(monkeypatch)

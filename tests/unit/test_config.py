@@ -6,7 +6,7 @@ import pytest
 
 from edge import config, tasks
 from edge.config import InputConfig, ModelConfig, load_model, validate
-from edge.errors import ConfigError, InputError
+from edge.errors import ConfigError, InputError, UsageError
 
 MODEL = """
 name = "net"
@@ -120,3 +120,11 @@ def test_an_unknown_task_names_the_nearest():
     other = loaded.model_copy(update={"task": loaded.task.model_copy(update={"kind": "detekt"})})
     with pytest.raises(ConfigError, match="did you mean 'detect'"):
         tasks.create(other)
+
+
+def test_an_unknown_name_is_a_wrong_command_line_and_a_missing_file_is_not(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no model 'nosuch'"):
+        load_model(Path("nosuch"))
+    for path in (Path("nosuch.toml"), tmp_path / "nosuch", Path("folder/nosuch.toml")):
+        with pytest.raises(InputError, match="nosuch"):
+            load_model(path)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,18 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 def summary(made: Plan) -> dict[str, Any]:
     groups: dict[str, list[str]] = {}
+    widened: Counter[str] = Counter()
     for step in made.steps:
         precision = "carrier" if step.precision == made.carrier else step.precision
         if step.op in WEIGHTED:
             groups.setdefault(f"{precision} | {step.reason}", []).append(step.node)
+        elif step.node in made.widened:
+            widened[step.op] += 1
         else:
             assert precision == "carrier", step
     return {
         "quantized_mac_share": round(made.quantized_mac_share, 4),
+        "widened": dict(sorted(widened.items())),
         "weighted": dict(sorted(groups.items())),
     }
 

@@ -237,6 +237,54 @@ def test_a_dicom_that_cannot_be_read_is_an_error_alone_and_a_lost_frame_in_a_fol
     assert source.read() is None
 
 
+def cine(path: Path, series: str = "1.2.3", number: int = 1, frames: int = 3, **elements: Any) -> Path:
+    """A small grey DICOM file."""
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.3.1", generate_uid()
+    data.SeriesInstanceUID, data.InstanceNumber, data.NumberOfFrames = series, number, frames
+    data.Rows, data.Columns, data.SamplesPerPixel = 4, 6, 1
+    data.PhotometricInterpretation, data.PixelRepresentation = "MONOCHROME2", 0
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+    data.PixelData = bytes(4 * 6 * frames)
+    for name, value in elements.items():
+        setattr(data, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_a_study_nests_by_series_and_hidden_files_are_left_out(tmp_path: Path) -> None:
+    cine(tmp_path / "series10" / "a.dcm", "1.10", 1, frames=1)
+    cine(tmp_path / "series2" / "deep" / "b.dcm", "1.2", 9, frames=1)
+    cine(tmp_path / "series2" / "c.dcm", "1.2", 8, frames=1)
+    cine(tmp_path / ".cache" / "d.dcm", "1.1", frames=1)
+    cine(tmp_path / "series2" / ".e.dcm", "1.2", frames=1)
+    shown = [picture.meta["file"] for picture in drain(open_source(str(tmp_path)))]
+    assert shown == ["c.dcm", "b.dcm", "a.dcm"]
+
+
+def test_pictures_beside_a_folder_of_dicom_are_still_a_folder_of_pictures(tmp_path: Path) -> None:
+    cine(tmp_path / "original" / "a.dcm")
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((4, 4, 3), np.uint8))
+    assert [p.meta["file"] for p in drain(open_source(str(tmp_path)))] == ["1.png"]
+
+
+@pytest.mark.parametrize(
+    "timing",
+    [{"FrameTime": "1e-9"}, {"FrameTimeVector": ["0", "5e8", "33"]}, {"CineRate": "100000"}],
+    ids=["too fast", "too slow", "fast rate"],
+)
+def test_an_absurd_rate_is_no_clock(timing: dict[str, Any], tmp_path: Path) -> None:
+    source = open_source(str(cine(tmp_path / "a.dcm", **timing)), realtime=True)
+    assert (source.fps, source.paced) == (None, False)
+    assert [picture.pts for picture in drain(source)] == [None] * 3
+
+
 # ---- camera
 
 

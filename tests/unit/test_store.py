@@ -201,5 +201,8 @@ class TestMachineCheck:
         assert "edge build --model net --targets cpu" in e.value.fix
 
     def test_a_bundle_has_to_be_compiled_first(self) -> None:
-        with pytest.raises(StoreError, match="bundle"):
+        with pytest.raises(StoreError, match="bundle") as e:
             check_machine(manifest(state="bundle", compute_capability="8.9"), self.L4)
+        assert "sh finish.sh" in e.value.fix
+        assert "cannot run that plan yet" in e.value.fix
+        assert "edge build" not in e.value.fix
