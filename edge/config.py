@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from edge.errors import ConfigError, InputError, nearest
+from edge.errors import ConfigError, InputError, UsageError, nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -221,7 +221,12 @@ def _with_labels(task: TaskConfig, base: Path) -> TaskConfig:
 
 
 def find_model(path: Path) -> Path:
-    """The file `path` names: a path as it is, or a bare name in `configs/models/`."""
+    """The file `path` names: a path as it is, or a bare name in `configs/models/`.
+
+    Raises:
+        UsageError: there is no model of this bare name.
+        InputError: there is no such TOML file.
+    """
     if path.exists() or len(path.parts) > 1:
         return path
     named = MODELS / (path.name if path.suffix == ".toml" else f"{path.name}.toml")
@@ -229,4 +234,6 @@ def find_model(path: Path) -> Path:
         return named
     known = [p.stem for p in MODELS.glob("*.toml")]
     fix = nearest(path.name, known) if known else "give the path of its TOML file"
-    raise InputError(f"no model config '{path}'", "there is no such file", fix)
+    if path.suffix == ".toml":
+        raise InputError(f"no model config '{path}'", "there is no such file", fix)
+    raise UsageError(f"no model '{path}'", f"there is no {path}.toml in {MODELS}", fix)

@@ -145,7 +145,8 @@ def check_machine(manifest: Manifest, machine: Machine) -> None:
         raise StoreError(
             what,
             "it is a bundle: a graph that has to be compiled on the device",
-            f"on the device: edge build --model {manifest.model} --targets {manifest.target}",
+            "on the device, `sh finish.sh` in its folder in the engine store compiles it with trtexec, for "
+            "programs that use TensorRT; edge itself cannot run that plan yet: run it with --target cpu",
         )
     if manifest.compute_capability is not None:
         found = [format_capability(gpu.compute_capability) for gpu in machine.gpus]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edge.errors import EXIT_INTERRUPTED, EdgeError, InputError, RuntimeFault, UsageError
 
 if TYPE_CHECKING:
-    from edge.sinks import Sink
+    from edge.sinks import FeedInfo, Sink
     from edge.stream.feed import Feed
     from edge.stream.network import Network
     from edge.stream.run import Run
@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     stop = threading.Event()
     with ExitStack() as opened, ExitStack() as unread, _signals(stop):
         feeds = _open_feeds(args, unread)
+        _check_outputs(args, feeds)
         network = _open_network(args, any(feed.source.live for feed in feeds))
         opened.callback(network.close)
         network.warm_up()
@@ -123,6 +124,59 @@ def _open_feeds(args: argparse.Namespace, opened: ExitStack) -> list[Feed]:
     return [Feed(name, uri, source, max_age) for name, (uri, source) in zip(names, sources, strict=True)]
 
 
+def _infos(feeds: list[Feed]) -> list[FeedInfo]:
+    from edge.sinks import FeedInfo
+
+    return [FeedInfo(feed.name, feed.source.fps) for feed in feeds]
+
+
+def _check_outputs(args: argparse.Namespace, feeds: list[Feed]) -> None:
+    """Refuse an output that would replace what is read, or what another output writes."""
+    read = _read_paths(feeds)
+    taken: dict[Path, str] = {}
+    for name, path in _outputs(args, feeds):
+        if path.absolute().is_relative_to("/dev"):
+            continue
+        file = path.resolve()
+        for source in read:
+            if _same(file, source) or source in file.parents:
+                where = "is a source" if _same(file, source) else f"lies inside the source {source}"
+                raise UsageError(
+                    f"cannot write {path}", f"it {where} of this run", f"give {name} another path"
+                )
+        other = next((taken[t] for t in taken if _same(file, t)), None)
+        if other is not None:
+            raise UsageError(f"cannot write {path} twice", f"{other} writes it too", "give each its own path")
+        taken[file] = name
+
+
+def _read_paths(feeds: list[Feed]) -> list[Path]:
+    """Files and folders that the feeds read."""
+    from edge.sources import PATH_KINDS, locate
+
+    located = [locate(feed.uri) for feed in feeds]
+    return [address.path.resolve() for kind, address in located if kind in PATH_KINDS]
+
+
+def _outputs(args: argparse.Namespace, feeds: list[Feed]) -> Iterator[tuple[str, Path]]:
+    """What writes, and where to."""
+    from edge.sinks import outputs
+
+    for uri in args.sink:
+        for path in outputs(uri, _infos(feeds)):
+            yield f"--sink {uri}", path
+    if args.summary is not None:
+        yield "--summary", args.summary
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both name one file, be it by a hard link or in another case."""
+    try:
+        return one == other or one.samefile(other)
+    except OSError:  # one of them does not exist yet
+        return False
+
+
 def _open_network(args: argparse.Namespace, live: bool) -> Network:
     from edge.store import Store
     from edge.stream.network import engine_options, find_engine, null_network, open_network
@@ -136,9 +190,9 @@ def _open_network(args: argparse.Namespace, live: bool) -> Network:
 
 
 def _open_sinks(args: argparse.Namespace, feeds: list[Feed]) -> list[tuple[str, Sink]]:
-    from edge.sinks import FeedInfo, open_sink
+    from edge.sinks import open_sink
 
-    infos = [FeedInfo(feed.name, feed.source.fps) for feed in feeds]
+    infos = _infos(feeds)
     sinks: list[tuple[str, Sink]] = []
     try:
         for uri in args.sink:

@@ -3,9 +3,11 @@
 A sink module offers
 
     open(rest: str, feeds: Sequence[FeedInfo]) -> Sink
+    outputs(rest: str, feeds: Sequence[FeedInfo]) -> list[Path]
 
-with `rest` what follows the scheme. `contract/test_sinks.py` runs over the table. A sink is used by one
-thread of its own and may be slow; the loop waits for it only when its queue is full.
+with `rest` what follows the scheme; `outputs` names the files that `open` would replace, and touches none.
+`contract/test_sinks.py` runs over the table. A sink is used by one thread of its own and may be slow; the
+loop waits for it only when its queue is full.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 from edge.errors import UsageError, nearest
 from edge.types import Result
@@ -69,6 +72,22 @@ def open_sink(uri: str, feeds: Sequence[FeedInfo]) -> Sink:
         UsageError: the scheme is unknown, or what follows it is wrong.
         InputError: it cannot be opened for writing.
     """
+    module, rest = _locate(uri)
+    return cast(Sink, module.open(rest, feeds))
+
+
+def outputs(uri: str, feeds: Sequence[FeedInfo]) -> list[Path]:
+    """The files that opening the sink at `uri` would replace.
+
+    Raises:
+        UsageError: the scheme is unknown, or what follows it is wrong.
+    """
+    module, rest = _locate(uri)
+    return cast(list[Path], module.outputs(rest, feeds))
+
+
+def _locate(uri: str) -> tuple[Any, str]:
+    """The module of a sink's kind, and what follows the scheme."""
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in SINKS:
         raise UsageError(
@@ -76,4 +95,4 @@ def open_sink(uri: str, feeds: Sequence[FeedInfo]) -> Sink:
             "a sink is written as scheme:place" if not colon else f"there is no scheme '{scheme}'",
             nearest(scheme, SINKS) + ", e.g. jsonl:results.jsonl",
         )
-    return cast(Sink, importlib.import_module(SINKS[scheme]).open(rest, feeds))
+    return importlib.import_module(SINKS[scheme]), rest

@@ -96,13 +96,23 @@ def open(rest: str, feeds: Sequence[FeedInfo]) -> JsonLines:
         UsageError: no path is given.
         InputError: the file cannot be written.
     """
-    if not rest:
-        raise UsageError("jsonl: without a path", "", "jsonl:results.jsonl, or jsonl:- for standard output")
-    if rest == "-":
+    files = outputs(rest, feeds)
+    if not files:
         return JsonLines(sys.stdout, "standard output")
-    path = Path(rest)
+    path = files[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return JsonLines(path.open("w", encoding="utf-8"), str(path))
     except OSError as e:
         raise InputError(f"cannot write {path}", e.strerror or str(e), "check the path and its rights") from e
+
+
+def outputs(rest: str, feeds: Sequence[FeedInfo]) -> list[Path]:
+    """The file; none for standard output.
+
+    Raises:
+        UsageError: no path is given.
+    """
+    if not rest:
+        raise UsageError("jsonl: without a path", "", "jsonl:results.jsonl, or jsonl:- for standard output")
+    return [] if rest == "-" else [Path(rest)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from edge.errors import UsageError
 from edge.sinks import FeedInfo
@@ -24,3 +25,7 @@ def open(rest: str, feeds: Sequence[FeedInfo]) -> NullSink:
     if rest:
         raise UsageError(f"null:{rest}", "this sink has no place", "write null:")
     return NullSink()
+
+
+def outputs(rest: str, feeds: Sequence[FeedInfo]) -> list[Path]:
+    return []

@@ -29,20 +29,32 @@ def open(rest: str, feeds: Sequence[FeedInfo]) -> VideoSink:
         UsageError: no path is given, or no codec is known for its suffix.
         InputError: the file cannot be written.
     """
+    path = _path(rest)
+    _check_writable(path)
+    files = outputs(rest, feeds)
+    return VideoSink({feed.name: Recording(file, feed.fps) for feed, file in zip(feeds, files, strict=True)})
+
+
+def outputs(rest: str, feeds: Sequence[FeedInfo]) -> list[Path]:
+    """One file for each feed, in their order.
+
+    Raises:
+        UsageError: as `open`.
+    """
+    path = _path(rest)
+    if len(feeds) == 1:
+        return [path]
+    return [path.with_stem(f"{path.stem}-{feed.name}") for feed in feeds]
+
+
+def _path(rest: str) -> Path:
     if not rest:
         raise UsageError("video: without a path", "", "video:annotated.mp4")
     path = Path(rest)
     if path.suffix.lower() not in CODECS:
         known = ", ".join(CODECS)
         raise UsageError(f"video:{rest}", f"no codec for '{path.suffix}'", f"end the name in one of {known}")
-    _check_writable(path)
-    many = len(feeds) > 1
-    return VideoSink(
-        {
-            feed.name: Recording(path.with_stem(f"{path.stem}-{feed.name}") if many else path, feed.fps)
-            for feed in feeds
-        }
-    )
+    return path
 
 
 def _check_writable(path: Path) -> None:

@@ -1,7 +1,9 @@
-"""A DICOM file, or a folder of them: a cine frame by frame, slices in the order of the anatomy."""
+"""A DICOM file, or a study: a folder of them, also in folders inside it. A cine comes frame by frame,
+slices come in the order of the anatomy."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,18 +11,36 @@ from typing import TYPE_CHECKING, Any
 from edge.dicom.part10 import is_dicom
 from edge.errors import InputError
 from edge.sources import Address, Picture, exists
-from edge.sources.images import natural
+from edge.sources.images import is_picture, natural
 
 if TYPE_CHECKING:
     from edge.dicom import DicomImage
 
+SLOWEST, FASTEST = 0.01, 1000.0
+"""Frames a second of a clock that is believed; no video encoder opens with a rate far below or above."""
+
 
 def claims(path: Path) -> bool:
-    return is_dicom(path) or (path.is_dir() and any(is_dicom(file) for file in path.iterdir()))
+    """A DICOM file, or a folder with one at any depth; a folder of pictures stays what it is."""
+    if not path.is_dir():
+        return is_dicom(path)
+    files = list(path.iterdir())
+    if any(is_dicom(file) for file in files if not file.name.startswith(".")):
+        return True
+    return not any(map(is_picture, files)) and any(_inside(path))
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """DICOM files at any depth; hidden files and folders are left out."""
+    for file in folder.rglob("*"):
+        if is_dicom(file) and not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            yield file
 
 
 def open(address: Address, realtime: bool) -> DicomFiles:
-    """A file or the DICOM files of a folder (not of folders inside it).
+    """A file or the DICOM files of a folder and of those inside it, hidden ones left out.
+
+    Series come one after the other in the order of their first files' paths, each along its normal.
 
     Raises:
         MissingPackage: pydicom is not installed.
@@ -53,7 +73,7 @@ class DicomFiles:
     def __init__(self, path: Path, realtime: bool = False) -> None:
         if not exists(path):
             raise InputError(f"cannot read {path}", "there is no such file or folder", "check the path")
-        files = sorted((f for f in path.iterdir() if is_dicom(f)) if path.is_dir() else [path], key=_by_name)
+        files = sorted(_inside(path), key=_by_name) if path.is_dir() else [path]
         if not files:
             raise InputError(f"cannot read {path}", "it holds no DICOM file", "check the folder")
         self.label = path.stem if path.is_file() else path.name
@@ -85,7 +105,7 @@ class DicomFiles:
         current, index = self._current, self._frame
         self._frame += 1
         image, transforms = current.frame(index)
-        times = current.frame_times
+        times = _times(current)
         pts = self._elapsed + times[index] if times else None
         meta = {"file": current.path.name, **current.meta(index), "transforms": list(transforms)}
         return Picture(image, pts, meta)
@@ -106,8 +126,16 @@ class DicomFiles:
 
 def _rate(image: DicomImage | None) -> float | None:
     """Mean frame rate of a cine, None where it has no clock."""
-    times = image.frame_times if image else None
+    times = _times(image) if image else None
     return (len(times) - 1) / times[-1] if times else None
+
+
+def _times(image: DicomImage) -> tuple[float, ...] | None:
+    """The frames' times; None where there are none, or they make a rate that nothing can be shown at."""
+    times = image.frame_times
+    if not times or not SLOWEST * times[-1] <= len(times) - 1 < FASTEST * times[-1]:
+        return None
+    return times
 
 
 def in_order(files: list[Path]) -> list[Path]:
@@ -147,5 +175,6 @@ def _position(data: Any) -> float:
     return sum(n * float(p) for n, p in zip(normal, origin, strict=True))
 
 
-def _by_name(path: Path) -> list[tuple[int, str]]:
-    return natural(path.name)
+def _by_name(path: Path) -> list[list[tuple[int, str]]]:
+    """Folder by folder, each in the order people count."""
+    return [natural(part) for part in path.parts]

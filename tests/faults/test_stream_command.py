@@ -104,6 +104,66 @@ def test_a_wrong_command_line_is_refused_before_the_run(
     assert said in capsys.readouterr().err
 
 
+def black(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    cv2.imwrite(str(path), np.zeros((32, 32, 3), np.uint8))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--source", "in/a.png", "--sink", "jsonl:in/../in/a.png"], "is a source"),
+        (["--source", "in/a.png", "--sink", "jsonl:link"], "is a source"),
+        (["--source", "in/a.png", "--summary", "in/a.png"], "is a source"),
+        (["--source", "in", "--sink", "video:in/a.mp4"], "inside the source"),
+        (
+            ["--source", "in/a.png", "--sink", "jsonl:r", "--sink", "jsonl:./r"],
+            "--sink jsonl:r writes it too",
+        ),
+        (["--source", "in/a.png", "--sink", "jsonl:r", "--summary", "r"], "--sink jsonl:r writes it too"),
+        (
+            [
+                "--source",
+                "x=in/a.png",
+                "--source",
+                "y=in/a.png",
+                "--sink",
+                "video:v.mp4",
+                "--sink",
+                "jsonl:v-y.mp4",
+            ],
+            "--sink video:v.mp4 writes it too",
+        ),
+    ],
+)
+def test_an_output_never_replaces_a_source_or_another_output(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = black(tmp_path / "in" / "a.png").read_bytes()
+    (tmp_path / "link").symlink_to("in/a.png")
+    assert edge([*NULL, *words]) == 2
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "in" / "a.png").read_bytes() == before
+
+
+def test_devices_may_be_written_twice() -> None:
+    words = [
+        "--source",
+        "test:text?size=32x32&frames=2",
+        "--sink",
+        "jsonl:/dev/null",
+        "--summary",
+        "/dev/null",
+    ]
+    assert edge([*NULL, *words, "--sink", "jsonl:/dev/null"]) == 0
+
+
 def test_a_model_that_is_not_there_names_those_that_are(
     engines: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

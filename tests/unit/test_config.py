@@ -76,7 +76,7 @@ def test_broken_toml_is_named_with_its_line(model):
 
 
 def test_an_unknown_model_names_the_nearest(tmp_path):
-    with pytest.raises(InputError, match="yolox_nano"):
+    with pytest.raises(UsageError, match="yolox_nano"):
         load_model(Path("yolox_nan"))
 
 
