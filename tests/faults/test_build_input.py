@@ -171,7 +171,7 @@ class TestConfig:
         bad.said(said)
 
     def test_there_is_none(self, bad: Bad) -> None:
-        assert bad.build("--model", "yolox_nanno") == 4
+        assert bad.build("--model", "yolox_nanno") == 2
         bad.said("no model config 'yolox_nanno'", "did you mean 'yolox_nano'?")
 
 
