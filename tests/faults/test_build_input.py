@@ -172,7 +172,7 @@ class TestConfig:
 
     def test_there_is_none(self, bad: Bad) -> None:
         assert bad.build("--model", "yolox_nanno") == 2
-        bad.said("no model config 'yolox_nanno'", "did you mean 'yolox_nano'?")
+        bad.said("no model 'yolox_nanno'", "did you mean 'yolox_nano'?")
 
 
 def emptied(folder: Path) -> None:
