@@ -95,6 +95,10 @@ class Target:
             return ("onnxruntime",)
         return ("tensorrt_rtx", "tensorrt") if self.rtx_aot else ("tensorrt",)
 
+    def compiles_ahead(self, machine: Machine) -> bool:
+        """Whether TensorRT-RTX is installed here and can compile for this device."""
+        return self.rtx_aot and machine.is_x86 and "tensorrt-rtx" in machine.packages
+
     @property
     def remote_state(self) -> State:
         """State of an engine that was built on some x86-64 machine without this device."""

@@ -146,8 +146,7 @@ def choose_builder(target: Target, machine: Machine) -> str:
     """What makes the engine here: the first of the row's builders that this machine has, else a bundle."""
     if not target.is_gpu:
         return "onnxruntime"
-    ahead = target.rtx_aot and machine.is_x86 and "tensorrt-rtx" in machine.packages
-    return "tensorrt_rtx" if ahead else "tensorrt"
+    return "tensorrt_rtx" if target.compiles_ahead(machine) else "tensorrt"
 
 
 def _unchanged(store: Store, model: str, job: Job) -> Entry | None:

@@ -80,8 +80,8 @@ def outlook(target: Target, machine: Machine, targets: Mapping[str, Target] = TA
 
 def _compiler(target: Target, machine: Machine) -> str:
     """TensorRT-RTX compiles for any of its targets on any x86-64 machine."""
-    version = machine.packages.get("tensorrt-rtx")
-    if target.rtx_aot and machine.is_x86 and version:
+    if target.compiles_ahead(machine):
+        version = machine.packages["tensorrt-rtx"]
         return f"TensorRT-RTX {_short(version)}"
     return ""
 
