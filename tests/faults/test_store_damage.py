@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,9 @@ from stores import manifest
 from edge.errors import StoreError
 from edge.store import Entry, Store
 
+pytestmark = pytest.mark.usefixtures("no_sync")
+
 Damage = Callable[[Entry], Any]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_sync() -> Iterator[None]:
-    """Nobody cuts the power here, and waiting for a busy disk takes longer than all the rest."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "engines")
 
 
 @pytest.fixture

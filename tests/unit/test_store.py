@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,18 +15,7 @@ from edge.errors import StoreError, UsageError
 from edge.machine import INT8_DOT, Gpu, Machine
 from edge.store import Entry, Store, check_machine
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_sync() -> Iterator[None]:
-    """Nobody cuts the power here, and waiting for a busy disk takes longer than all the rest."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "engines")
+pytestmark = pytest.mark.usefixtures("no_sync")
 
 
 @pytest.fixture
