@@ -10,13 +10,13 @@ from pathlib import Path
 import onnx
 
 from edge.backends import Engine, EngineOptions, backend
-from edge.backends.tensorrt import compile_ahead_of_time
 from edge.build import emulate, plan, rewrite
 from edge.build import lint as linter
 from edge.build.graph import serialize, sha256
 from edge.build.numerics import QuantType
 from edge.build.plan import Plan, Variant
 from edge.build.resources import current_rss, in_child
+from edge.build.tensorrt import compile_ahead_of_time
 from edge.build.workshop import Made, Workshop
 from edge.errors import GateError, RuntimeFault
 from edge.manifest import Accuracy, BuilderInfo

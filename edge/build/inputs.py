@@ -177,7 +177,7 @@ def code_sha256() -> str:
     package = ROOT / "edge"
     files = [f for part in ("build", "tasks", "dicom") for f in package.glob(f"{part}/*.py")]
     files += [package / "preprocess.py"]
-    files += [package / "backends" / "tensorrt.py", package / "backends" / "onnxruntime.py"]
+    files += [package / "backends" / "trt_api.py", package / "backends" / "onnxruntime.py"]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(hashlib.sha256(file.read_bytes()).digest())

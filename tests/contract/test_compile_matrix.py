@@ -13,12 +13,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge import machine
-from edge.backends.tensorrt import Compiled, compile_ahead_of_time
 from edge.build import plan
 from edge.build.graph import Graph, serialize
 from edge.build.plan import Variant
 from edge.build.resources import in_child
 from edge.build.rewrite import rewrite
+from edge.build.tensorrt import Compiled, compile_ahead_of_time
 from edge.errors import ModelError
 from edge.targets import TARGETS
 

@@ -14,9 +14,9 @@ import onnx
 import pytest
 
 from edge import machine
-from edge.backends.tensorrt import Compiled
 from edge.build import gpu, inputs, processor
 from edge.build.graph import sha256
+from edge.build.tensorrt import Compiled
 from edge.cli import main
 from edge.store import Store
 
