@@ -94,6 +94,14 @@ class RuntimeFault(EdgeError, RuntimeError):
     """A runtime, device or sink failed while working."""
 
 
+class OutOfDeviceMemory(RuntimeFault, MemoryError):
+    """A GPU has not enough free memory. What was running before goes on."""
+
+
+class DeviceLost(RuntimeFault):
+    """A GPU's context is dead: every further call fails until engine and context are made anew."""
+
+
 class StoreError(RuntimeFault):
     """The engine store holds something that must not be loaded, or cannot be written."""
 
