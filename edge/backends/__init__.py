@@ -1,10 +1,11 @@
 """Runtimes that load and run an engine: one file each, listed in `BACKENDS`.
 
-A backend module offers
+A backend offers
 
     load(path: Path, options: EngineOptions) -> Engine
+    unavailable(machine: Machine) -> str
 
-and imports its runtime inside it. `contract/test_backends.py` runs over the table.
+and imports its runtime inside `load`. `contract/test_backends.py` runs over the table.
 """
 
 from __future__ import annotations
@@ -13,20 +14,39 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from edge.errors import UsageError, nearest
-from edge.types import Array, TensorSpec
+from edge.types import Array, Image, TensorSpec
+
+if TYPE_CHECKING:
+    from edge.config import InputConfig
+    from edge.machine import Machine
+    from edge.preprocess import Placement
 
 BACKENDS = {
     "onnxruntime": "edge.backends.onnxruntime",
-    "tensorrt_rtx": "edge.backends.tensorrt",
+    "onnxruntime_cuda": "edge.backends.onnxruntime_cuda",
+    "tensorrt": "edge.backends.tensorrt:tensorrt",
+    "tensorrt_rtx": "edge.backends.tensorrt:tensorrt_rtx",
     "null": "edge.backends.null",
 }
+"""Name → module, or module:object where one file serves several runtimes."""
 
 
-COMPILED_ONLY = frozenset({"tensorrt_rtx", "tensorrt"})
-"""Runtimes that engines are compiled for here and that this version cannot run yet."""
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What the manifest says of an engine file, checked before a byte of it reaches a runtime.
+
+    Attributes:
+        sha256: of the file.
+        builder: name and version of what compiled it.
+        compute_capability: of the GPU it was compiled for; None where it is not bound to one.
+    """
+
+    sha256: str
+    builder: tuple[str, str] = ("", "")
+    compute_capability: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +57,14 @@ class EngineOptions:
         threads: processor threads for one inference; 0 lets the runtime choose.
         spin: let idle threads spin between inferences (faster when unpaced, costs CPU when paced).
         exact: switch off graph optimizations that may change results; how fp8 graphs must be emulated.
-        batch: the batch size a slot's buffers are made for.
+        batch: the most pictures a slot takes; its buffers are made for as many.
         streams: how many slots may execute side by side; each adds the thread that runs it.
         size: height and width of picture inputs whose graph leaves them open.
+        gpu: number of the GPU, for runtimes that use one.
+        graphs: launch the work of a batch as one CUDA graph where shapes stay the same.
+        outputs: names of the outputs that are wanted in host memory; None for all.
+        picture: how pictures are fitted into the input, for engines that do it on the device.
+        expected: what the file has to be; None skips the check.
     """
 
     threads: int = 0
@@ -48,6 +73,17 @@ class EngineOptions:
     batch: int = 1
     streams: int = 1
     size: tuple[int, int] | None = None
+    gpu: int = 0
+    graphs: bool = True
+    outputs: tuple[str, ...] | None = None
+    picture: InputConfig | None = None
+    expected: Expectation | None = None
+
+
+Span = tuple[float, float]
+"""Start and end of a stage on the device's clock, in seconds."""
+
+DEVICE_STAGES = ("copy_in", "preprocess", "execute", "copy_out")
 
 
 class Slot(Protocol):
@@ -62,21 +98,48 @@ class Slot(Protocol):
         """Host arrays to write the batch into: allocated once, batch first."""
         ...
 
-    def submit(self) -> None:
-        """Start copy-in, execution and copy-out; returns at once."""
+    def submit(self, rows: int | None = None) -> None:
+        """Start copy-in, execution and copy-out; returns at once.
+
+        Args:
+            rows: pictures in this batch, up to `Engine.batch`; None for all.
+
+        Raises:
+            RuntimeFault: the runtime refuses the batch; the slot can be used again.
+            DeviceLost: the GPU's context is dead; the engine has to be loaded again.
+        """
         ...
 
     def wait(self) -> Mapping[str, Array]:
-        """Block until the outputs are in host memory.
+        """Block until the outputs are in host memory, `rows` of each.
 
         Raises:
             RuntimeFault: the runtime failed; the slot can be used again.
+            DeviceLost: as for `submit`.
         """
         ...
 
     @property
     def infer_seconds(self) -> float:
         """How long the last batch took, from the start of its execution to its end."""
+        ...
+
+    @property
+    def spans(self) -> Mapping[str, Span]:
+        """When the DEVICE_STAGES of the last batch ran, on one clock for all slots; empty on processors."""
+        ...
+
+
+class PictureSlot(Slot, Protocol):
+    """A slot that fits pictures into its input on the device."""
+
+    def place(self, index: int, image: Image) -> Placement:
+        """Picture `index` of the next batch; it must not change until `wait` returns.
+
+        Raises:
+            InputError: it is no picture, or of a size that the device cannot take.
+            OutOfDeviceMemory: it is larger than the ones before, and there is no room.
+        """
         ...
 
 
@@ -88,6 +151,16 @@ class Engine(Protocol):
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def batch(self) -> int:
+        """The most pictures a slot takes."""
+        ...
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Its slots are `PictureSlot`s."""
+        ...
 
     def slot(self) -> Slot:
         """A new slot with buffers of its own."""
@@ -109,7 +182,12 @@ class Backend(Protocol):
         Raises:
             MissingPackage: the runtime is not installed.
             RuntimeFault: the runtime refuses the file.
+            StoreError: it is not what `options.expected` says.
         """
+        ...
+
+    def unavailable(self, machine: Machine) -> str:
+        """Why this machine cannot run its engines, judged by what is installed; "" if it can."""
         ...
 
 
@@ -117,4 +195,6 @@ def backend(name: str) -> Backend:
     """The backend called `name`; its runtime is imported when it loads an engine, not here."""
     if name not in BACKENDS:
         raise UsageError(f"no backend '{name}'", nearest(name, BACKENDS))
-    return cast(Backend, importlib.import_module(BACKENDS[name]))
+    module, _, member = BACKENDS[name].partition(":")
+    found = importlib.import_module(module)
+    return cast(Backend, getattr(found, member) if member else found)

@@ -9,10 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edge.backends import EngineOptions
+from edge.backends import EngineOptions, Span
 from edge.errors import RuntimeFault, UsageError, nearest
 from edge.types import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from edge.machine import Machine
 
 _SETTINGS = ("delay_ms", "fail_every")
 
@@ -34,7 +38,11 @@ def load(path: Path, options: EngineOptions) -> NullEngine:
             settings[name] = float(value)
         except ValueError as e:
             raise UsageError(f"{path}: {name}={value!r} is not a number") from e
-    return NullEngine(settings["delay_ms"] / 1e3, int(settings["fail_every"]))
+    return NullEngine(settings["delay_ms"] / 1e3, int(settings["fail_every"]), options.batch)
+
+
+def unavailable(machine: Machine) -> str:
+    return ""
 
 
 class NullEngine:
@@ -42,9 +50,10 @@ class NullEngine:
 
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    takes_pictures = False
 
-    def __init__(self, delay: float = 0.0, fail_every: int = 0) -> None:
-        self.delay, self.fail_every = delay, fail_every
+    def __init__(self, delay: float = 0.0, fail_every: int = 0, batch: int = 1) -> None:
+        self.delay, self.fail_every, self.batch = delay, fail_every, batch
         self.busy_until = 0.0
         self.batches = 0
 
@@ -68,11 +77,12 @@ class NullSlot:
     def __init__(self, engine: NullEngine) -> None:
         self.inputs: dict[str, Array] = {}
         self.infer_seconds = 0.0
+        self.spans: Mapping[str, Span] = {}
         self._engine = engine
         self._finish: float | None = None
         self._fails = False
 
-    def submit(self) -> None:
+    def submit(self, rows: int | None = None) -> None:
         if self._finish is not None:
             raise RuntimeFault("a slot was submitted twice", "its last batch was not waited for")
         engine = self._engine

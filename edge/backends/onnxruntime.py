@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge.backends import EngineOptions
+from edge.backends import EngineOptions, Span
 from edge.errors import MissingPackage, RuntimeFault
 from edge.types import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from edge.machine import Machine
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -56,6 +59,10 @@ def load(path: Path, options: EngineOptions) -> OrtEngine:
     return OrtEngine(session, path, options)
 
 
+def unavailable(machine: Machine) -> str:
+    return "" if "onnxruntime" in machine.packages else "onnxruntime not installed"
+
+
 def _session(ort: Any, path: Path, options: EngineOptions, sizes: Mapping[str, int]) -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
@@ -84,7 +91,15 @@ def _open_dimensions(session: Any, options: EngineOptions) -> dict[str, int]:
         for dim, size in zip(tensor.shape, _resolve(tensor.shape, options), strict=True):
             if isinstance(dim, str) and dim and isinstance(size, int):
                 found[dim] = size
+    if options.batch > 1:  # batches of fewer pictures come too
+        found = {dim: size for dim, size in found.items() if dim not in _batches(session)}
     return found
+
+
+def _batches(session: Any) -> set[str]:
+    """Names that open first dimensions have."""
+    first = (tensor.shape[0] for tensor in session.get_inputs() if tensor.shape)
+    return {dim for dim in first if isinstance(dim, str)}
 
 
 def _resolve(shape: list[int | str | None], options: EngineOptions) -> tuple[int | str, ...]:
@@ -106,6 +121,11 @@ class OrtEngine:
         self.path = path
         self.inputs = tuple(_spec(t, _resolve(t.shape, options)) for t in session.get_inputs())
         self.outputs = tuple(_spec(t, tuple(d or "?" for d in t.shape)) for t in session.get_outputs())
+        self.takes_pictures = False
+        self.wanted = options.outputs
+        self._open_batch = _batches(session)
+        sizes = [spec.shape[0] for spec in self.inputs if spec.shape]
+        self.batch = int(sizes[0]) if sizes and isinstance(sizes[0], int) else 1
         self._session = session
         self._streams = max(1, options.streams)
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -162,37 +182,41 @@ class OrtEngine:
 
 
 class OrtSlot:
-    """Input and output arrays of one batch, bound to the session once."""
+    """Input and output arrays of one batch, bound to the session once for each number of rows."""
 
     def __init__(self, engine: OrtEngine) -> None:
         self._engine = engine
-        self._binding = engine._session.io_binding()
         self.inputs: dict[str, Array] = {spec.name: _buffer(engine, spec) for spec in engine.inputs}
-        self._outputs: dict[str, Array] = {}
-        self._open_outputs: list[int] = []
+        self._buffers = {spec.name: self._output(spec) for spec in engine.outputs if self._is_wanted(spec)}
+        self._bound: dict[int, _Binding] = {}
+        self._current = self._binding(engine.batch)
         self.infer_seconds = 0.0
+        self.spans: Mapping[str, Span] = {}
         self._fault: Exception | None = None
         self._busy = False
         self._finished = threading.Lock()  # held from submit until the worker is done
-        self._bind()
 
-    def _bind(self) -> None:
-        for name, array in self.inputs.items():
-            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for index, spec in enumerate(self._engine.outputs):
-            sizes = [dim for dim in spec.shape if isinstance(dim, int)]
-            if len(sizes) == len(spec.shape):
-                array = self._outputs[spec.name] = np.empty(sizes, spec.dtype)
-                self._binding.bind_output(spec.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-            else:
-                self._binding.bind_output(spec.name, "cpu")
-                self._open_outputs.append(index)
+    def _is_wanted(self, spec: TensorSpec) -> bool:
+        return self._engine.wanted is None or spec.name in self._engine.wanted
 
-    def submit(self) -> None:
+    def _output(self, spec: TensorSpec) -> Array | None:
+        """An array for the largest batch; None where a size depends on the data."""
+        engine = self._engine
+        sizes = [engine.batch if dim in engine._open_batch else dim for dim in spec.shape]
+        fixed = [dim for dim in sizes if isinstance(dim, int)]
+        return np.empty(fixed, spec.dtype) if len(fixed) == len(sizes) else None
+
+    def _binding(self, rows: int) -> _Binding:
+        if rows not in self._bound:
+            self._bound[rows] = _Binding(self._engine, self.inputs, self._buffers, rows)
+        return self._bound[rows]
+
+    def submit(self, rows: int | None = None) -> None:
         """Hand the batch to a thread of the engine; returns at once."""
         self._engine._alive()
         if self._busy:
             raise RuntimeFault("a slot was submitted twice", "its last batch was not waited for")
+        self._current = self._binding(rows or self._engine.batch)
         self._busy = True
         self._finished.acquire()
         self._engine._jobs.put(self._execute)
@@ -210,24 +234,48 @@ class OrtSlot:
         if self._fault is not None:
             fault, self._fault = self._fault, None
             raise RuntimeFault(f"{self._engine.path.name}: inference failed", _one_line(fault)) from fault
-        return self._outputs
+        return self._current.outputs
 
     def _execute(self) -> None:
         start = time.perf_counter()
         try:
-            self._engine._session.run_with_iobinding(self._binding)
-            self._fetch_open_outputs()
+            self._current.run()
         except Exception as e:  # carried to whoever waits
             self._fault = e
         finally:
             self.infer_seconds = time.perf_counter() - start
             self._finished.release()
 
-    def _fetch_open_outputs(self) -> None:
-        if self._open_outputs:
+
+class _Binding:
+    """The arrays of a batch of `rows` pictures, bound to the session."""
+
+    def __init__(
+        self, engine: OrtEngine, inputs: Mapping[str, Array], buffers: Mapping[str, Array | None], rows: int
+    ) -> None:
+        self._session = engine._session
+        self._binding = self._session.io_binding()
+        self.outputs: dict[str, Array] = {}
+        self._open: list[tuple[int, str]] = []
+        """Outputs that the runtime allocates: place among what is bound, and name."""
+        part = slice(rows) if rows != engine.batch else slice(None)
+        for name, whole in inputs.items():
+            array = whole[part]
+            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for index, (name, buffer) in enumerate(buffers.items()):
+            if buffer is None:
+                self._binding.bind_output(name, "cpu")
+                self._open.append((index, name))
+                continue
+            array = self.outputs[name] = buffer[part]
+            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def run(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+        if self._open:
             values = self._binding.get_outputs()
-            for index in self._open_outputs:
-                self._outputs[self._engine.outputs[index].name] = values[index].numpy()
+            for index, name in self._open:
+                self.outputs[name] = values[index].numpy()
 
 
 def _spec(tensor: Any, shape: tuple[int | str, ...]) -> TensorSpec:

@@ -12,14 +12,18 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge.cuda.driver import bindings, cuda_errors, fault, version_text
+from edge.cuda.buffers import CopiedExchange, DeviceArray, Exchange, MappedExchange
+from edge.cuda.driver import bindings, cuda_errors, fault
 from edge.cuda.libcuda import CudaCallError
+from edge.cuda.resource import Resource
 from edge.errors import RuntimeFault
-from edge.types import Array
+
+if TYPE_CHECKING:
+    from edge.cuda.pool import FramePool
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +70,19 @@ class Device:
     Attributes:
         integrated: processor and GPU share one memory (Jetson): nothing needs to be copied.
         generation: counts contexts: a buffer of an earlier one is gone.
+        lost: the context is dead; set by whoever meets the error, undone by `reset`.
     """
 
     def __init__(self, index: int, spin: bool = False) -> None:
         self.index, self.spin, self.users = index, spin, 0
         self.generation = 0
+        self.lost = False
         self.counters = Counters()
         self._cuda = bindings()
-        self._resources: weakref.WeakSet[_Resource] = weakref.WeakSet()
+        self._resources: weakref.WeakSet[Resource] = weakref.WeakSet()
+        self._frames: FramePool | None = None
+        self._dead: list[Resource] = []
+        """Freed while the context was dead: kept until it is gone, or PyCUDA would complain about each."""
         driver = self._cuda.driver
         with cuda_errors(f"cannot use GPU {index}"):
             count = driver.Device.count()
@@ -92,9 +101,19 @@ class Device:
         self._owner = threading.get_ident()
 
     @property
-    def driver_version(self) -> str:
-        """The newest CUDA that the driver supports: "13.0"."""
-        return version_text(self._cuda.driver.get_driver_version())
+    def driver_cuda(self) -> tuple[int, int]:
+        """The newest CUDA that the driver supports: (13, 0)."""
+        number = int(self._cuda.driver.get_driver_version())
+        return number // 1000, number % 1000 // 10
+
+    @property
+    def frames(self) -> FramePool:
+        """Page-locked buffers for frames on their way to this device."""
+        if self._frames is None:
+            from edge.cuda.pool import FramePool
+
+            self._frames = FramePool(self)
+        return self._frames
 
     def free_memory(self) -> int:
         """Bytes that nobody uses, this process or another."""
@@ -139,6 +158,8 @@ class Device:
     def close(self) -> None:
         """Give back one `open_device`; the last one frees what is left and lets go of the context."""
         self.users -= 1
+        if self.lost:
+            self.reset()
         if self.users == 0 and _open.pop(self.index, None) is not None:
             self._check_thread()
             self._free_all()
@@ -152,15 +173,19 @@ class Device:
         """
         self._check_thread()
         self.generation += 1
-        for resource in list(self._resources):
-            resource.abandon()
+        self._dead += list(self._resources)
+        self._resources.clear()
         self._leave()
+        self._dead.clear()
+        self.lost = False
         with cuda_errors(f"cannot reset {self.name}"):
             self._cuda.libcuda.reset_primary_context(self.index)
             self._context = self._handle.retain_primary_context()
             self._context.push()
 
     def _free_all(self) -> None:
+        if self._frames is not None:
+            self._frames.close()
         for resource in list(self._resources):
             resource.free()
 
@@ -181,34 +206,7 @@ class Device:
             )
 
 
-class _Resource:
-    """What lives in a device's context and is freed once, by its user or with the device."""
-
-    def __init__(self, device: Device) -> None:
-        self.device = device
-        self._generation = device.generation
-        device._resources.add(self)
-
-    def free(self) -> None:
-        """Give it back; a second call does nothing. No work that uses it may be in flight."""
-        if self._generation != self.device.generation or self not in self.device._resources:
-            return
-        self.device._resources.discard(self)
-        driver = self.device._cuda.driver
-        try:
-            self._release()
-        except (driver.Error, CudaCallError) as e:  # a dead context took it along
-            log.debug("freeing %s: %s", type(self).__name__, e)
-
-    def abandon(self) -> None:
-        """Forget it without a call: its context is dead."""
-        self.device._resources.discard(self)
-
-    def _release(self) -> None:
-        raise NotImplementedError
-
-
-class Stream(_Resource):
+class Stream(Resource):
     """A queue of work on the device."""
 
     def __init__(self, device: Device, priority: int = 0) -> None:
@@ -241,7 +239,7 @@ class Stream(_Resource):
         self.raw = None
 
 
-class Event(_Resource):
+class Event(Resource):
     """A point in a stream's work, with its time on the device's clock."""
 
     def __init__(self, device: Device) -> None:
@@ -267,101 +265,7 @@ class Event(_Resource):
         self.raw = None
 
 
-class DeviceArray(_Resource):
-    """Memory that only the device sees."""
-
-    def __init__(self, device: Device, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        super().__init__(device)
-        self.shape, self.dtype = shape, dtype
-        self.nbytes = _nbytes(shape, dtype)
-        with cuda_errors(f"cannot allocate {_megabytes(self.nbytes)} on the GPU"):
-            self._memory = device._cuda.driver.mem_alloc(max(1, self.nbytes))
-        device.counters.device += 1
-        self.address = int(self._memory)
-
-    def _release(self) -> None:
-        self._memory.free()
-
-
-class Exchange(_Resource):
-    """A host array that the device can read or write.
-
-    Attributes:
-        host: the array; untouched by the processor while a copy is in flight.
-        address: where the device sees it.
-    """
-
-    host: Array
-    address: int
-
-    def upload(self, stream: Stream, rows: int | None = None) -> None:
-        """Enqueue the copy to the device, of the first `rows` or all of it."""
-        raise NotImplementedError
-
-    def download(self, stream: Stream, rows: int | None = None) -> None:
-        """Enqueue the copy to the host."""
-        raise NotImplementedError
-
-
-class CopiedExchange(Exchange):
-    """Page-locked host memory and memory of a discrete GPU."""
-
-    def __init__(
-        self, device: Device, shape: tuple[int, ...], dtype: np.dtype[Any], write_combined: bool
-    ) -> None:
-        super().__init__(device)
-        driver = device._cuda.driver
-        flags = driver.host_alloc_flags.PORTABLE
-        flags |= driver.host_alloc_flags.WRITECOMBINED if write_combined else 0
-        with cuda_errors(f"cannot allocate {_megabytes(_nbytes(shape, dtype))} of page-locked memory"):
-            self.host = driver.pagelocked_empty(shape, dtype, "C", flags)
-        device.counters.host += 1
-        try:
-            self._memory = DeviceArray(device, shape, dtype)
-        except RuntimeFault:
-            self.host.base.free()  # type: ignore[union-attr]
-            self.abandon()
-            raise
-        self.address = self._memory.address
-        self._copy_in, self._copy_out = driver.memcpy_htod_async, driver.memcpy_dtoh_async
-
-    def upload(self, stream: Stream, rows: int | None = None) -> None:
-        self._copy_in(self.address, self.host if rows is None else self.host[:rows], stream.raw)
-
-    def download(self, stream: Stream, rows: int | None = None) -> None:
-        self._copy_out(self.host if rows is None else self.host[:rows], self.address, stream.raw)
-
-    def _release(self) -> None:
-        self._memory.free()
-        self.host.base.free()  # type: ignore[union-attr]
-
-
-class MappedExchange(Exchange):
-    """One block of memory that processor and integrated GPU both see: there is nothing to copy."""
-
-    def __init__(
-        self, device: Device, shape: tuple[int, ...], dtype: np.dtype[Any], write_combined: bool
-    ) -> None:
-        super().__init__(device)
-        driver = device._cuda.driver
-        flags = driver.host_alloc_flags.DEVICEMAP | driver.host_alloc_flags.PORTABLE
-        flags |= driver.host_alloc_flags.WRITECOMBINED if write_combined else 0
-        with cuda_errors(f"cannot allocate {_megabytes(_nbytes(shape, dtype))} of mapped memory"):
-            self.host = driver.pagelocked_empty(shape, dtype, "C", flags)
-            self.address = int(self.host.base.get_device_pointer())  # type: ignore[union-attr]
-        device.counters.host += 1
-
-    def upload(self, stream: Stream, rows: int | None = None) -> None:
-        pass
-
-    def download(self, stream: Stream, rows: int | None = None) -> None:
-        pass
-
-    def _release(self) -> None:
-        self.host.base.free()  # type: ignore[union-attr]
-
-
-class CapturedGraph(_Resource):
+class CapturedGraph(Resource):
     """Work that was recorded from a stream once and is launched as one call.
 
     Raises:
@@ -399,11 +303,3 @@ def guarded(what: str, error: Exception) -> RuntimeFault | None:
     """The EdgeError for a CUDA error of the per-frame path; None if `error` is none."""
     found = bindings()
     return fault(what, error, found) if isinstance(error, (found.driver.Error, CudaCallError)) else None
-
-
-def _nbytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-
-
-def _megabytes(nbytes: int) -> str:
-    return f"{nbytes / 2**20:.1f} MiB"

@@ -35,6 +35,8 @@ class FramePool:
         self._free: dict[tuple[int, ...], deque[Image]] = {}
         self._registered: dict[int, Image] = {}
         """Whole buffers by their address."""
+        self._wanted: set[tuple[int, ...]] = set()
+        """Sizes that were asked for and are not there yet."""
         self._generation = device.generation
 
     def take(self, shape: tuple[int, ...]) -> Image:
@@ -45,6 +47,8 @@ class FramePool:
                 return np.asarray(_Lease(free.popleft(), free))
             except IndexError:  # another reader was faster
                 pass
+        elif free is None:
+            self._wanted.add(shape)
         return np.empty(shape, np.uint8)
 
     def holds(self, image: Image) -> bool:
@@ -52,12 +56,17 @@ class FramePool:
         whole = self._registered.get(image.ctypes.data)
         return whole is not None and image.nbytes == whole.nbytes and image.flags.c_contiguous
 
-    def provide(self, shape: tuple[int, ...]) -> None:
-        """Make buffers for pictures of this size, once; where it cannot be done, copies stay slower."""
+    def provide_wanted(self) -> None:
+        """Make buffers for the sizes that readers asked for."""
         self._renew()
+        while self._wanted:
+            self._provide(self._wanted.pop())
+
+    def _provide(self, shape: tuple[int, ...]) -> None:
+        """Where the driver refuses, readers keep ordinary memory and copies cost the processor more."""
         if shape in self._free:
             return
-        free = self._free[shape] = deque()
+        free: deque[Image] = deque()
         try:
             for _ in range(self.count):
                 buffer = _aligned(shape)
@@ -67,6 +76,7 @@ class FramePool:
                 free.append(buffer)
         except CudaCallError as e:
             log.info("page-locked frame buffers: %s", e)
+        self._free[shape] = free
 
     def address(self, image: Image) -> int:
         """Where an integrated GPU sees the buffer."""

@@ -6,6 +6,7 @@ waits when they are not taken. Feeds take turns.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -133,11 +134,12 @@ class Admission:
             lane.finished = True
             self._arrived.notify()
 
-    def take(self, wait: bool = True) -> tuple[Lane, Frame] | None:
+    def take(self, wait: bool = True, until: float = math.inf) -> tuple[Lane, Frame] | None:
         """The next frame, feeds taking turns.
 
         Args:
             wait: block until there is one. Without it None means «none just now».
+            until: block no longer than this moment, `time.perf_counter()` seconds.
 
         Returns:
             None when every feed has ended, or after a shutdown.
@@ -149,9 +151,10 @@ class Admission:
                     return None
                 if (chosen := self._next()) is not None:
                     return chosen
-                if not wait or all(lane.finished for lane in self.lanes):
+                left = until - time.perf_counter() if wait else 0.0
+                if left <= 0 or all(lane.finished for lane in self.lanes):
                     return None
-                self._arrived.wait(_POLL)
+                self._arrived.wait(min(left, _POLL))
 
     def close(self) -> None:
         """Drop what still waits, counted as `shutdown`; what is offered later is dropped too."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
+from typing import Any
+
+from edge.backends import DEVICE_STAGES, Span
 
 STAGES = ("capture", "queue", "preprocess", "infer", "postprocess", "total")
 
@@ -76,6 +80,58 @@ class StageTimes:
     def means_ms(self) -> dict[str, float]:
         """Mean of every stage, in milliseconds."""
         return {stage: _ms(histogram.mean) for stage, histogram in self.histograms.items()}
+
+
+class DeviceTimes:
+    """How long the device's stages took, and how much of the copying ran beside another batch's execution.
+
+    Args:
+        slots: in flight at the same time; a batch is judged once as many later ones are known.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.histograms = {stage: Histogram() for stage in DEVICE_STAGES}
+        self._margin = slots + 1
+        self._window: deque[Mapping[str, Span]] = deque(maxlen=2 * self._margin + 1)
+        self._moved = self._hidden = 0.0
+
+    def add(self, spans: Mapping[str, Span]) -> None:
+        """One batch's stages, batches in the order they were submitted."""
+        for stage, (start, end) in spans.items():
+            self.histograms[stage].add(end - start)
+        self._window.append(spans)
+        if len(self._window) == self._window.maxlen:
+            self._judge(self._margin)
+
+    def summary(self) -> dict[str, Any]:
+        """Means in milliseconds; `overlap_ratio` is None before enough batches ran beside each other."""
+        ratio = self._hidden / self._moved if self._moved else None
+        return {
+            "batches": self.histograms["execute"].count,
+            "stages_ms": {stage: _ms(histogram.mean) for stage, histogram in self.histograms.items()},
+            "execute_p99_ms": _ms(self.histograms["execute"].percentile(0.99)),
+            "overlap_ratio": None if ratio is None else round(ratio, 4),
+        }
+
+    def _judge(self, index: int) -> None:
+        """Count the batch's copies and preprocessing, and the part of them that others' execution hid."""
+        others = [spans["execute"] for i, spans in enumerate(self._window) if i != index]
+        busy = merged(others)
+        for stage, (start, end) in self._window[index].items():
+            if stage != "execute":
+                self._moved += end - start
+                self._hidden += sum(max(0.0, min(end, b) - max(start, a)) for a, b in busy)
+
+
+def merged(spans: list[Span]) -> list[Span]:
+    """The same time as spans that do not overlap, in order."""
+    found: list[Span] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return found
 
 
 def _ms(seconds: float) -> float:

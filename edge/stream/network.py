@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from edge.backends import COMPILED_ONLY, Engine, EngineOptions, Slot, backend
+from edge.backends import Engine, EngineOptions, Expectation, PictureSlot, Slot, backend
 from edge.config import InputConfig, ModelConfig, validate
-from edge.errors import ModelError
+from edge.errors import ModelError, RuntimeFault
+from edge.targets import parse_capability
 from edge.types import Array, EngineId, Frame, Image, Payload
 
 if TYPE_CHECKING:
-    from edge.manifest import Entry
+    from edge.machine import Machine
+    from edge.manifest import Entry, Manifest
     from edge.preprocess import Placement, Preprocess
     from edge.store import Store
     from edge.tasks import Task
+
+SLOTS = 2
+"""Batches in flight: one executes while the next is copied in and the last is copied out."""
+WARM_UP = 4
+"""Batches until a GPU slot works as it will go on: a CUDA graph is recorded with the third."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,13 @@ class Nothing:
 
 
 class Network:
-    """One engine as the loops see it. Used by one thread, except for what its slots do inside."""
+    """One engine as the loops see it. Used by one thread, except for what its slots do inside.
+
+    Args:
+        reopen: loads the engine again after its GPU's context died.
+        slots: batches in flight at the same time.
+        patience: seconds that the first frame of a batch waits for others, where the engine takes several.
+    """
 
     def __init__(
         self,
@@ -44,34 +57,75 @@ class Network:
         preprocess: Preprocess | None = None,
         task: Task | None = None,
         input_name: str = "",
+        reopen: Callable[[], Engine] | None = None,
+        slots: int = SLOTS,
+        patience: float = 0.0,
     ) -> None:
         self.id, self.engine = id, engine
         self.preprocess, self.task = preprocess, task
-        self.input_name = input_name
+        self.input_name, self.patience = input_name, patience
+        self._reopen, self._count = reopen, slots
+        self._slots: list[Slot] = []
+
+    @property
+    def batch(self) -> int:
+        """The most frames of one batch."""
+        return self.engine.batch
 
     def slot(self) -> Slot:
+        """A slot beside those of the loop."""
         return self.engine.slot()
 
-    def prepare(self, frame: Frame, slot: Slot) -> Placement | None:
-        """Write the picture into the slot's input."""
+    def slots(self) -> list[Slot]:
+        """The slots that the loop uses, made once."""
+        if not self._slots:
+            self._slots = [self.engine.slot() for _ in range(self._count)]
+        return self._slots
+
+    def prepare(self, frame: Frame, slot: Slot, index: int = 0) -> Placement | None:
+        """Bring the picture into place `index` of the slot's next batch."""
         if self.preprocess is None:
             return None
-        return self.preprocess.into(frame.image, slot.inputs[self.input_name][0])
+        if self.engine.takes_pictures:
+            return cast(PictureSlot, slot).place(index, frame.image)
+        return self.preprocess.into(frame.image, slot.inputs[self.input_name][index])
 
-    def interpret(self, outputs: Mapping[str, Array], placement: Placement | None) -> Payload:
-        """What the outputs say about the picture."""
+    def interpret(self, outputs: Mapping[str, Array], placement: Placement | None, index: int = 0) -> Payload:
+        """What the outputs say about picture `index` of the batch."""
         if self.task is None or placement is None:
             return Nothing()
-        return self.task.postprocess(outputs, 0, placement)
+        return self.task.postprocess(outputs, index, placement)
 
     def warm_up(self) -> None:
-        """Run one empty batch: the first one allocates, and may compile."""
-        slot = self.slot()
-        slot.submit()
-        slot.wait()
+        """Run empty batches through every slot: the first ones allocate, compile, and record CUDA graphs."""
+        for slot in self.slots():
+            for _ in range(WARM_UP if self.engine.takes_pictures else 1):
+                self._place_black(slot)
+                slot.submit()
+                slot.wait()
+
+    def reopen(self) -> None:
+        """Load the engine again, in a new context.
+
+        Raises:
+            RuntimeFault: it cannot be.
+        """
+        if self._reopen is None:
+            raise RuntimeFault("the engine cannot be loaded again", "nobody said how")
+        self._slots = []
+        self.engine = self._reopen()
+        self.warm_up()
 
     def close(self) -> None:
+        self._slots = []
         self.engine.close()
+
+    def _place_black(self, slot: Slot) -> None:
+        if self.preprocess is None or not self.engine.takes_pictures:
+            return
+        black = np.zeros((*self.preprocess.config.size, 3), np.uint8)
+        for index in range(self.batch):
+            cast(PictureSlot, slot).place(index, black)
 
 
 def null_network(settings: str = "") -> Network:
@@ -96,38 +150,61 @@ def find_engine(store: Store, model: str, target: str | None, variant: str) -> E
     machine = detect()
     rows = select(target, machine) if target else local(machine)
     names = sorted((row.name for row in rows), key="cpu".__eq__)  # a GPU's before the processor's
-    built = [name for name in names if target or _runs_here(store.current(model, name, variant))]
+    built = [name for name in names if target or _runs_here(store.current(model, name, variant), machine)]
     entry = store.find(model, (built or names[-1:])[0], variant)
     check_machine(entry.manifest, machine)
     return entry
 
 
-def _runs_here(entry: Entry | None) -> bool:
-    """Whether there is an engine whose runtime this version can drive."""
-    return entry is not None and entry.manifest.backend not in COMPILED_ONLY
+def _runs_here(entry: Entry | None, machine: Machine) -> bool:
+    """Whether there is an engine whose runtime is installed."""
+    return entry is not None and not backend(entry.manifest.backend).unavailable(machine)
 
 
-def open_network(entry: Entry, options: EngineOptions) -> Network:
+def open_network(
+    entry: Entry,
+    options: EngineOptions,
+    slots: int = SLOTS,
+    patience: float = 0.0,
+    runtime: str | None = None,
+) -> Network:
     """The engine of a store entry, with the preprocessing and task it was built with.
+
+    Args:
+        runtime: a backend to run it with instead of the manifest's.
 
     Raises:
         ModelError: the manifest's input does not exist or is no picture.
         ConfigError, RuntimeFault: the manifest's config or the engine file is not usable.
+        StoreError: the engine file is not what the manifest says.
     """
-    from dataclasses import replace
-
     from edge import tasks
     from edge.preprocess import Preprocess
 
     manifest = entry.manifest
     config = validate(ModelConfig, manifest.config, f"the config in {entry.path / 'manifest.json'}")
-    engine = backend(manifest.backend).load(entry.engine, replace(options, size=config.input.size))
-    return Network(
-        EngineId(manifest.model, manifest.target, manifest.variant, manifest.key),
-        engine,
-        Preprocess(config.input),
-        tasks.create(config),
-        _input_name(engine, config.input, manifest.model),
+    options = replace(options, size=config.input.size, picture=config.input, expected=_expectation(manifest))
+
+    def load() -> Engine:
+        return backend(runtime or manifest.backend).load(entry.engine, options)
+
+    engine = load()
+    try:
+        input_name = _input_name(engine, config.input, manifest.model)
+        preprocess, task = Preprocess(config.input), tasks.create(config)
+    except BaseException:
+        engine.close()
+        raise
+    id = EngineId(manifest.model, manifest.target, manifest.variant, manifest.key)
+    return Network(id, engine, preprocess, task, input_name, load, slots, patience)
+
+
+def _expectation(manifest: Manifest) -> Expectation:
+    capability = manifest.compute_capability
+    return Expectation(
+        manifest.files[manifest.engine_file],
+        (manifest.builder.name, manifest.builder.version),
+        parse_capability(capability) if capability else None,
     )
 
 
@@ -140,11 +217,12 @@ def _input_name(engine: Engine, config: InputConfig, model: str) -> str:
             f"model '{model}': input {config.name!r}", f"the engine's inputs are {', '.join(names)}"
         )
     spec = engine.inputs[names.index(name)]
-    wanted = (1, config.channels, *config.size)
-    if spec.shape != wanted or spec.dtype != "float32":
+    wanted = (config.channels, *config.size)
+    open_size = spec.shape[1:] == (config.channels, "height", "width")
+    if not (spec.shape[1:] == wanted or open_size) or spec.dtype != "float32":
         raise ModelError(
             f"model '{model}': input '{name}' is {spec.dtype} {list(spec.shape)}",
-            f"preprocessing makes float32 {list(wanted)}",
+            f"preprocessing makes float32 {['batch', *wanted]}",
             "build the engine again with the size in its config",
         )
     return name
@@ -173,14 +251,16 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def has_nan(outputs: Mapping[str, Array]) -> bool:
-    """Whether an output holds NaN or infinity. The sum tells without a temporary array; only a sum that is
-    not finite, which large finite values can cause too, needs the closer look."""
+def has_nan(outputs: Mapping[str, Array], index: int | None = None) -> bool:
+    """Whether an output (of picture `index` of the batch) holds NaN or infinity. The sum tells without a
+    temporary array; only a sum that is not finite, which large finite values can cause too, needs the closer
+    look."""
     for array in outputs.values():
         if array.dtype.kind != "f":
             continue
+        part = array if index is None or array.ndim == 0 or len(array) == 1 else array[index]
         with np.errstate(over="ignore", invalid="ignore"):
-            total = float(np.add.reduce(array, axis=None))
-        if not math.isfinite(total) and not np.isfinite(array).all():
+            total = float(np.add.reduce(part, axis=None))
+        if not math.isfinite(total) and not np.isfinite(part).all():
             return True
     return False

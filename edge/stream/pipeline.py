@@ -1,6 +1,6 @@
-"""The two loops: overlapped with two slots, and serial with one. They give identical results.
+"""The two loops: overlapped with several slots, and serial with one. They give identical results.
 
-While slot A executes, the frame for slot B is prepared and the one before is interpreted. This file alone
+While slot A executes, the frames for slot B are prepared and those before are interpreted. This file alone
 decides the order between slots: first in, first out, so the results of a feed leave in frame order.
 """
 
@@ -12,25 +12,36 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge.backends import Slot
+from edge.errors import DeviceLost
 from edge.stream.admission import Admission
 from edge.stream.faults import Faults
 from edge.stream.feed import Feed
+from edge.stream.metrics import DeviceTimes
 from edge.stream.network import Network, has_nan
-from edge.types import Frame, Result
+from edge.types import Array, Frame, Result
 
 if TYPE_CHECKING:
     from edge.preprocess import Placement
 
+REBUILDS = 1
+"""How often a run loads its engine again after the GPU's context died; a second time it stops."""
 
-class Flight(NamedTuple):
-    """A frame in a slot, on its way."""
 
-    slot: Slot
+class Rider(NamedTuple):
+    """One frame of a batch."""
+
     feed: Feed
     frame: Frame
     placement: Placement | None
+
+
+class Flight(NamedTuple):
+    """A batch in a slot, on its way."""
+
+    slot: Slot
+    riders: list[Rider]
     started: float
-    """When the loop took the frame up, `time.perf_counter()` seconds."""
+    """When the loop took the batch up, `time.perf_counter()` seconds."""
     prepared: float
     """When its slot was filled."""
 
@@ -41,6 +52,10 @@ class Pipeline:
     Args:
         feeds: by name; frames carry the name of theirs.
         deliver: takes each result; may block, which slows the loop and with it readers that never drop.
+
+    Attributes:
+        rebuilds: how often the engine was loaded again.
+        stopped: why the run ended before its feeds did; None if it did not.
     """
 
     def __init__(
@@ -53,80 +68,154 @@ class Pipeline:
     ) -> None:
         self.network, self.admission, self.feeds = network, admission, feeds
         self.deliver, self.faults = deliver, faults
-        self.slots = (network.slot(), network.slot())
+        self.slots = network.slots()
+        self.device_times = DeviceTimes(len(self.slots))
+        self.rebuilds = 0
+        self.stopped: DeviceLost | None = None
+        self._idle, self._flying = deque(self.slots), deque[Flight]()
 
     def overlapped(self) -> None:
-        """Launch frame N, then finish frame N−1, until every feed has ended.
+        """Launch batch N, then finish the oldest in flight, until every feed has ended.
 
         A frame that is in its slot is finished before the loop waits for a new one: a slow camera's result
         is never held back.
         """
-        idle, flying = deque(self.slots), deque[Flight]()
+        self._guarded(self._overlapped)
+
+    def serial(self) -> None:
+        """One batch after the other."""
+        self._guarded(self._serial)
+
+    def _overlapped(self) -> None:
+        idle, flying = self._idle, self._flying
         while True:
-            taken = self.admission.take(wait=not flying)
-            if taken is not None:
-                flight = self._launch(idle[0], taken[1])
-                if flight is not None:
+            frames = self._take(wait=not flying)
+            if frames:
+                if flight := self._launch(idle[0], frames):
                     idle.popleft()
                     flying.append(flight)
             elif not flying:
                 return
-            if flying and (taken is None or not idle):
+            if flying and (not frames or not idle):
                 idle.append(self._finish(flying.popleft()))
 
-    def serial(self) -> None:
-        """One frame after the other."""
-        while (taken := self.admission.take()) is not None:
-            if flight := self._launch(self.slots[0], taken[1]):
+    def _serial(self) -> None:
+        while frames := self._take(wait=True):
+            if flight := self._launch(self.slots[0], frames):
                 self._finish(flight)
 
-    def _launch(self, slot: Slot, frame: Frame) -> Flight | None:
-        """Fill the slot and start it; None when the frame failed on the way."""
-        feed, stage = self.feeds[frame.feed], "preprocess"
+    def _take(self, wait: bool) -> list[Frame]:
+        """Frames for one batch: the first, and others that come before its patience ends."""
+        taken = self.admission.take(wait)
+        if taken is None:
+            return []
+        frames = [taken[1]]
+        until = frames[0].captured + self.network.patience
+        while len(frames) < self.network.batch and (more := self.admission.take(True, until)):
+            frames.append(more[1])
+        return frames
+
+    def _launch(self, slot: Slot, frames: list[Frame]) -> Flight | None:
+        """Fill the slot and start it; None when all its frames failed on the way."""
         started = time.perf_counter()
-        try:
-            placement = self.network.prepare(frame, slot)
-            prepared = time.perf_counter()
-            stage = "infer"
-            slot.submit()
-        except Exception as e:  # one frame is lost, the feed goes on
-            self._fail(feed, stage, e)
+        riders: list[Rider] = []
+        for frame in frames:
+            feed = self.feeds[frame.feed]
+            try:
+                riders.append(Rider(feed, frame, self.network.prepare(frame, slot, len(riders))))
+            except Exception as e:  # this frame is lost, its feed and the others of the batch go on
+                self._fail(feed, "preprocess", e)
+        if not riders:
             return None
-        return Flight(slot, feed, frame, placement, started, prepared)
+        prepared = time.perf_counter()
+        try:
+            slot.submit(len(riders))
+        except Exception as e:
+            self._fail_all(riders, "infer", e)
+            return None
+        return Flight(slot, riders, started, prepared)
 
     def _finish(self, flight: Flight) -> Slot:
-        """Wait for the slot, interpret its outputs, deliver the result; the slot is free again."""
-        feed, stage = flight.feed, "infer"
+        """Wait for the slot, interpret its outputs, deliver the results; the slot is free again."""
+        slot = flight.slot
         try:
-            outputs = flight.slot.wait()
-            executed = time.perf_counter()
-            stage = "postprocess"
-            flags = ("nan",) if has_nan(outputs) else ()
-            payload = self.network.interpret(outputs, flight.placement)
+            outputs = slot.wait()
         except Exception as e:
-            self._fail(feed, stage, e)
-            return flight.slot
-        stages = _stages(flight, executed, time.perf_counter())
+            self._fail_all(flight.riders, "infer", e)
+            return slot
+        executed = time.perf_counter()
+        if slot.spans:
+            self.device_times.add(slot.spans)
+        for index, rider in enumerate(flight.riders):
+            self._interpret(flight, rider, index, outputs, executed)
+            executed = time.perf_counter()
+        return slot
+
+    def _interpret(
+        self, flight: Flight, rider: Rider, index: int, outputs: Mapping[str, Array], executed: float
+    ) -> None:
+        feed, frame, placement = rider
+        try:
+            flags = ("nan",) if has_nan(outputs, index) else ()
+            payload = self.network.interpret(outputs, placement, index)
+        except Exception as e:
+            self._fail(feed, "postprocess", e)
+            return
+        stages = _stages(flight, frame, executed, time.perf_counter())
         feed.times.add(stages)
         if flags:
             self._flag(feed, flags)
         feed.account.deliver()
         feed.last_delivered = time.perf_counter()
-        self.deliver(Result(flight.frame, self.network.id, payload, stages, flags))
-        return flight.slot
+        self.deliver(Result(frame, self.network.id, payload, stages, flags))
 
-    def _fail(self, feed: Feed, stage: str, error: Exception) -> None:
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        """Run a loop to its end; if the GPU's context dies, load the engine again and go on, once."""
+        while True:
+            try:
+                return loop()
+            except DeviceLost as lost:
+                self._fail_flying(lost)
+                if self.rebuilds >= REBUILDS or not self._rebuild():
+                    self.stopped = lost
+                    return None
+
+    def _rebuild(self) -> bool:
+        try:
+            self.network.reopen()
+            self.slots = self.network.slots()
+        except Exception as e:
+            self.faults.report("engine", "loading it again", e)
+            return False
+        self.rebuilds += 1
+        self._idle = deque(self.slots)
+        return True
+
+    def _fail_flying(self, lost: DeviceLost) -> None:
+        """Whatever is in flight when the context dies is lost."""
+        while self._flying:
+            for rider in self._flying.popleft().riders:
+                self._fail(rider.feed, "infer", lost, raises=False)
+
+    def _fail_all(self, riders: list[Rider], stage: str, error: Exception) -> None:
+        for rider in riders:
+            self._fail(rider.feed, stage, error, raises=False)
+        if isinstance(error, DeviceLost):
+            raise error
+
+    def _fail(self, feed: Feed, stage: str, error: Exception, raises: bool = True) -> None:
         feed.account.fail(stage)
         self.faults.report(feed.name, stage, error)
+        if raises and isinstance(error, DeviceLost):
+            raise error
 
     def _flag(self, feed: Feed, flags: tuple[str, ...]) -> None:
         feed.flags.update(flags)
         self.faults.report(feed.name, "infer", ValueError("the outputs hold NaN or infinity"))
 
 
-def _stages(flight: Flight, executed: float, done: float) -> dict[str, float]:
+def _stages(flight: Flight, frame: Frame, executed: float, done: float) -> dict[str, float]:
     """Seconds of each stage. What `total` has beyond their sum is waiting: for a stream, or for the loop."""
-    frame = flight.frame
     return {
         "capture": frame.read_seconds,
         "queue": flight.started - frame.captured,

@@ -1,0 +1,238 @@
+"""The order of work in a slot: copy in → preprocess → execute → copy out, on two streams.
+
+    feed   start ─ copy in ─ copied ─ preprocess ─ ready
+    work                                             └─ wait ─ begun ─ execute ─ executed ─ copy out ─ done
+
+While one slot executes, the feed stream of another copies and preprocesses, and results of a third are
+copied out. The work stream is the more urgent one: what prepares frame N+1 does not slow down frame N. The
+processor enqueues all of it at once and waits for `done` alone, before it reads outputs or fills the slot
+again; that is all the ordering there is between two batches of one slot.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from typing import Protocol, TypeVar
+
+from edge.backends import DEVICE_STAGES, Span
+from edge.cuda.buffers import Exchange
+from edge.cuda.device import URGENT, CapturedGraph, Device, Stream, guarded
+from edge.cuda.timeline import Timeline
+from edge.errors import DeviceLost, RuntimeFault
+from edge.preprocess import Placement
+from edge.types import Array, Image
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+STEADY = 3
+"""Batches of the same size in a row after which a CUDA graph is recorded: recording costs milliseconds."""
+
+
+class Feeder(Protocol):
+    """Brings a batch to the addresses that the executor reads."""
+
+    @property
+    def inputs(self) -> Mapping[str, Array]:
+        """Host arrays to write tensors into."""
+        ...
+
+    def place(self, index: int, image: Image) -> Placement: ...
+
+    def upload(self, stream: Stream, rows: int) -> None:
+        """Enqueue the copies to the device."""
+        ...
+
+    def prepare(self, stream: Stream, rows: int) -> None:
+        """Enqueue the work that makes tensors of what was copied."""
+        ...
+
+
+class Executor(Protocol):
+    """One execution context, bound to the addresses of one slot."""
+
+    capturable: bool
+    """Whether `enqueue` may be recorded in a CUDA graph."""
+
+    def resize(self, rows: int) -> None:
+        """Batches have this many rows from now on."""
+        ...
+
+    def enqueue(self, stream: Stream) -> None:
+        """Enqueue one execution."""
+        ...
+
+
+class DeviceSlot:
+    """Buffers, streams, events and an execution context that one batch in flight owns.
+
+    Args:
+        rows: the most pictures of a batch.
+        outputs: by name, batch first.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        timeline: Timeline,
+        feeder: Feeder,
+        executor: Executor,
+        outputs: Mapping[str, Exchange],
+        rows: int,
+        label: str,
+    ) -> None:
+        self._device, self._timeline, self._label = device, timeline, label
+        self._feeder, self._executor, self._outputs, self._rows = feeder, executor, dict(outputs), rows
+        self._feed, self._work = device.stream(), device.stream(URGENT)
+        self._start, self._copied, self._ready, self._begun, self._executed, self._done = (
+            device.event() for _ in range(6)
+        )
+        self._views = {n: {name: o.host[:n] for name, o in outputs.items()} for n in range(1, rows + 1)}
+        self.parts = ExitStack()
+        """What is freed with the slot: memory of its tensors, its feeder and its execution context."""
+        self._graph: CapturedGraph | None = None
+        self._in_a_row = 0
+        self._size = 0
+        self._busy = False
+        self.infer_seconds = 0.0
+        self.spans: Mapping[str, Span] = {}
+
+    @property
+    def inputs(self) -> Mapping[str, Array]:
+        return self._feeder.inputs
+
+    def place(self, index: int, image: Image) -> Placement:
+        """Picture `index` of the next batch; see `edge.backends.PictureSlot`."""
+        return self._checked(lambda: self._feeder.place(index, image), "a picture cannot be placed")
+
+    def submit(self, rows: int | None = None) -> None:
+        """Enqueue one batch; see `edge.backends.Slot`."""
+        if self._busy:
+            raise RuntimeFault("a slot was submitted twice", "its last batch was not waited for")
+        rows = self._rows if rows is None else rows
+        if not 1 <= rows <= self._rows:
+            raise RuntimeFault(
+                f"{self._label}: a batch of {rows}", f"slots were made for 1 to {self._rows}", "see --batch"
+            )
+        self._checked(lambda: self._enqueue(rows), f"{self._label}: the GPU refuses a batch")
+        self._busy = True
+
+    def wait(self) -> Mapping[str, Array]:
+        """Outputs by name, valid until the next `submit`; see `edge.backends.Slot`."""
+        if not self._busy:
+            raise RuntimeFault("a slot was waited for", "nothing was submitted")
+        self._busy = False
+        self._checked(self._finish, f"{self._label}: inference failed")
+        return self._views[self._size]
+
+    def free(self) -> None:
+        """Wait for what is in flight and give everything back."""
+        with suppress(Exception):  # a dead context has nothing in flight
+            self._drain()
+        if self._graph is not None:
+            self._graph.free()
+        self.parts.close()
+        events = (self._start, self._copied, self._ready, self._begun, self._executed, self._done)
+        for resource in (*events, self._feed, self._work):
+            resource.free()
+
+    def _enqueue(self, rows: int) -> None:
+        feed, work = self._feed, self._work
+        self._resize(rows)
+        self._start.record(feed)
+        self._feeder.upload(feed, rows)
+        self._copied.record(feed)
+        self._feeder.prepare(feed, rows)
+        self._ready.record(feed)
+        work.wait(self._ready)
+        self._begun.record(work)
+        self._execute()
+        self._executed.record(work)
+        for output in self._outputs.values():
+            output.download(work, rows)
+        self._done.record(work)
+
+    def _resize(self, rows: int) -> None:
+        """A recorded graph holds for the size it was recorded with."""
+        if rows == self._size:
+            self._in_a_row += 1
+            return
+        if self._graph is not None:
+            self._graph.free()
+            self._graph = None
+        self._size = 0  # if the executor refuses, it is asked again next time
+        self._executor.resize(rows)
+        self._size, self._in_a_row = rows, 1
+
+    def _execute(self) -> None:
+        if self._graph is None and self._in_a_row == STEADY and self._executor.capturable:
+            self._record()
+        if self._graph is not None:
+            self._graph.launch(self._work)
+        else:
+            self._executor.enqueue(self._work)
+
+    def _record(self) -> None:
+        try:
+            self._graph = CapturedGraph(self._device, self._work, self._executor.enqueue)
+        except DeviceLost:
+            raise
+        except RuntimeFault as e:  # a layer that synchronizes, for example: works, but not as a graph
+            self._executor.capturable = False
+            log.info("%s runs without a CUDA graph: %s", self._label, e)
+
+    def _finish(self) -> None:
+        self._done.synchronize()
+        start, copied, ready, begun, executed, done = self._timeline.at(
+            (self._start, self._copied, self._ready, self._begun, self._executed, self._done)
+        )
+        edges = ((start, copied), (copied, ready), (begun, executed), (executed, done))
+        self.spans = dict(zip(DEVICE_STAGES, edges, strict=True))
+        self.infer_seconds = executed - begun
+
+    def _checked(self, work: Callable[[], T], what: str) -> T:
+        """`work()`, with CUDA's errors as EdgeErrors; nothing is in flight in this slot after one."""
+        try:
+            return work()
+        except Exception as e:
+            found = guarded(what, e) or e
+            if not isinstance(found, DeviceLost):
+                try:
+                    self._drain()
+                except DeviceLost as lost:  # the first error was its consequence
+                    found = lost
+                except RuntimeFault as other:
+                    log.debug("while ending a failed batch: %s", other)
+            self._device.lost |= isinstance(found, DeviceLost)
+            if found is e:
+                raise
+            raise found from e
+
+    def _drain(self) -> None:
+        """Wait until nothing of this slot is in flight."""
+        self._feed.synchronize()
+        self._work.synchronize()
+
+
+class TensorFeeder:
+    """Tensors that the processor has prepared.
+
+    Args:
+        exchanges: the engine's inputs by name, batch first.
+    """
+
+    def __init__(self, exchanges: Mapping[str, Exchange]) -> None:
+        self._exchanges = dict(exchanges)
+        self.inputs = {name: exchange.host for name, exchange in exchanges.items()}
+
+    def place(self, index: int, image: Image) -> Placement:
+        raise RuntimeFault("a picture was given to a slot that takes tensors", "", "write its `inputs`")
+
+    def upload(self, stream: Stream, rows: int) -> None:
+        for exchange in self._exchanges.values():
+            exchange.upload(stream, rows)
+
+    def prepare(self, stream: Stream, rows: int) -> None:
+        pass
