@@ -1,12 +1,21 @@
-"""What the project uses of the TensorRT Python API, in TensorRT and in TensorRT-RTX."""
+"""What the project uses of the TensorRT Python API, and in what TensorRT and TensorRT-RTX differ.
+
+Differences between the two and between their versions live in `_ROWS` and nowhere else: code asks a
+`Capabilities` and never compares names or versions. `API` lists every attribute that is used; the tests
+compare it with the source, with the installed TensorRT-RTX and with tables of other versions, so that a
+renamed call is found before an engine is loaded in the field.
+"""
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from types import ModuleType
+from typing import Any
 
-from edge.errors import missing_package
+from edge.errors import RuntimeFault, missing_package
 
 PACKAGES: Mapping[str, tuple[str, str]] = {
     "tensorrt_rtx": ("tensorrt-rtx", "rtx"),
@@ -25,4 +34,166 @@ def runtime_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as e:
         package, extra = PACKAGES[name]
-        raise missing_package(package, extra, "compiling a TensorRT engine") from e
+        raise missing_package(package, extra, "a TensorRT engine") from e
+
+
+# ---------------------------------------------------------------------- differences
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What one version of TensorRT or TensorRT-RTX can do and asks for.
+
+    Common to all that are supported, so not listed: strongly typed networks, optimization profiles, progress
+    monitors, workspace limits, the engine inspector, `device_memory_size_v2`, `execute_async_v3`.
+
+    Attributes:
+        product: its name in messages.
+        ahead_of_time: compiles for a compute capability that is named, without a GPU.
+        strongly_typed_flag: a network is strongly typed on request only.
+        timing_cache: times kernels while it builds, and keeps what it measured.
+        runtime_cache: compiles the last step when an engine is loaded, and can keep that.
+        cuda_graph_strategy: captures CUDA graphs by itself, if told to.
+        engine_validity: tells from an engine's first bytes whether it can be loaded here.
+        plugins: comes with the plugin library (EfficientNMS_TRT).
+        same_version: loads only engines that were built by exactly this version.
+        min_cuda: CUDA version that the driver has to support at least (`cuDriverGetVersion`).
+    """
+
+    product: str
+    ahead_of_time: bool = False
+    strongly_typed_flag: bool = True
+    timing_cache: bool = True
+    runtime_cache: bool = False
+    cuda_graph_strategy: bool = False
+    engine_validity: bool = False
+    plugins: bool = True
+    same_version: bool = True
+    min_cuda: tuple[int, int] = (12, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """From version `since` of `module` on, these capabilities differ from the row's before."""
+
+    module: str
+    since: tuple[int, int]
+    changes: Mapping[str, Any]
+
+
+_ROWS = (
+    # CUDA 12.x drivers by minor-version compatibility: TensorRT 10 support matrix.
+    _Row("tensorrt", (10, 3), {"product": "TensorRT"}),
+    # The flag is still there and ignored: docstring of NetworkDefinitionCreationFlag.STRONGLY_TYPED.
+    # Driver r535 or newer: TensorRT 11 prerequisites.
+    _Row("tensorrt", (11, 0), {"strongly_typed_flag": False, "min_cuda": (12, 2)}),
+    # Timing caches have no effect and make it ask for a GPU: release notes of TensorRT-RTX 1.1. CUDA 12.9 or
+    # newer: its prerequisites. No EfficientNMS in its plugin registry [measured, 1.7.1].
+    _Row(
+        "tensorrt_rtx",
+        (1, 0),
+        {
+            "product": "TensorRT-RTX",
+            "ahead_of_time": True,
+            "timing_cache": False,
+            "runtime_cache": True,
+            "cuda_graph_strategy": True,
+            "plugins": False,
+            "min_cuda": (12, 9),
+        },
+    ),
+    _Row("tensorrt_rtx", (1, 1), {"engine_validity": True}),  # its release notes
+)
+"""The differences, oldest version of a module first."""
+
+
+def capabilities(module: str, version: str) -> Capabilities:
+    """What `version` ("10.3.0") of `module` ("tensorrt", "tensorrt_rtx") can do.
+
+    A version newer than the last row is taken to be like it.
+
+    Raises:
+        RuntimeFault: it is older than any that is supported.
+    """
+    rows = [row for row in _ROWS if row.module == module and row.since <= _minor(version)]
+    if not rows:
+        package = PACKAGES[module][0]
+        oldest = next(row for row in _ROWS if row.module == module)
+        least = ".".join(map(str, oldest.since))
+        raise RuntimeFault(
+            f"{oldest.changes['product']} {version} is too old",
+            f"strongly typed networks with fp8 and bf16 need {least} or newer",
+            f"pip install '{package}>={least}', on a Jetson install JetPack 6.2 or newer",
+        )
+    found = Capabilities(product="")
+    for row in rows:
+        found = replace(found, **row.changes)
+    return found
+
+
+def _minor(version: str) -> tuple[int, int]:
+    """ "10.13.3.9.post1" → (10, 13)."""
+    numbers = [int(n) for n in re.findall(r"\d+", version)[:2]]
+    return (numbers[0] if numbers else 0, numbers[1] if len(numbers) > 1 else 0)
+
+
+# ---------------------------------------------------------------------- what is used
+
+_COMPILING = """
+    Builder Builder.create_network Builder.create_builder_config Builder.create_optimization_profile
+    Builder.build_serialized_network
+    INetworkDefinition.num_layers INetworkDefinition.get_layer
+    ILayer.name ILayer.type ILayer.metadata ILayer.num_inputs ILayer.num_outputs ILayer.get_input
+    ILayer.get_output LayerType.name ITensor.name ITensor.dtype DataType.name
+    OnnxParser OnnxParser.parse OnnxParser.num_errors OnnxParser.get_error
+    ParserError.node_name ParserError.node_operator ParserError.desc ParserError.code ParserError.file
+    ParserError.line ErrorCode.name
+    IBuilderConfig.progress_monitor IBuilderConfig.profiling_verbosity IBuilderConfig.set_memory_pool_limit
+    IBuilderConfig.add_optimization_profile IOptimizationProfile.set_shape
+    MemoryPoolType MemoryPoolType.WORKSPACE ProfilingVerbosity ProfilingVerbosity.DETAILED
+    IProgressMonitor IProgressMonitor.phase_start IProgressMonitor.step_complete IProgressMonitor.phase_finish
+    ILogger ILogger.log ILogger.Severity ILogger.Severity.ERROR ILogger.Severity.INTERNAL_ERROR
+    ILogger.Severity.WARNING
+    ICudaEngine.create_engine_inspector EngineInspector.get_engine_information
+    LayerInformationFormat LayerInformationFormat.JSON
+"""
+
+_RUNNING = """
+    Runtime Runtime.deserialize_cuda_engine
+    ICudaEngine.num_io_tensors ICudaEngine.get_tensor_name ICudaEngine.get_tensor_mode
+    ICudaEngine.get_tensor_dtype ICudaEngine.get_tensor_shape ICudaEngine.get_tensor_profile_shape
+    ICudaEngine.device_memory_size_v2 ICudaEngine.create_execution_context
+    TensorIOMode TensorIOMode.INPUT
+    IExecutionContext.set_tensor_address IExecutionContext.set_input_shape IExecutionContext.get_tensor_shape
+    IExecutionContext.set_optimization_profile_async IExecutionContext.execute_async_v3
+"""
+
+_GATED = {
+    "ahead_of_time": """
+        IBuilderConfig.num_compute_capabilities IBuilderConfig.set_compute_capability
+        ComputeCapability ComputeCapability.CURRENT""",
+    "strongly_typed_flag": """
+        NetworkDefinitionCreationFlag NetworkDefinitionCreationFlag.STRONGLY_TYPED""",
+    "timing_cache": """
+        IBuilderConfig.create_timing_cache IBuilderConfig.set_timing_cache IBuilderConfig.get_timing_cache
+        ITimingCache.serialize""",
+    "runtime_cache": """
+        ICudaEngine.create_runtime_config IRuntimeConfig.create_runtime_cache IRuntimeConfig.set_runtime_cache
+        IRuntimeCache.serialize IRuntimeCache.deserialize""",
+    "cuda_graph_strategy": """
+        IRuntimeConfig.cuda_graph_strategy CudaGraphStrategy CudaGraphStrategy.WHOLE_GRAPH_CAPTURE""",
+    "engine_validity": """
+        Runtime.get_engine_validity EngineValidity EngineValidity.INVALID""",
+    "plugins": """
+        init_libnvinfer_plugins""",
+}
+
+API: Mapping[str, str] = dict.fromkeys((_COMPILING + _RUNNING).split(), "") | {
+    name: gate for gate, names in _GATED.items() for name in names.split()
+}
+"""Every attribute that is used, "Class.attribute" → the capability it belongs to ("": it is always there)."""
+
+
+def used(found: Capabilities) -> frozenset[str]:
+    """The names of `API` that a TensorRT with these capabilities is asked for."""
+    return frozenset(name for name, gate in API.items() if not gate or getattr(found, gate))

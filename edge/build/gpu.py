@@ -16,7 +16,7 @@ from edge.build.graph import serialize, sha256
 from edge.build.numerics import QuantType
 from edge.build.plan import Plan, Variant
 from edge.build.resources import current_rss, in_child
-from edge.build.tensorrt import compile_ahead_of_time
+from edge.build.tensorrt import CompileRequest, compile_engine
 from edge.build.workshop import Made, Workshop
 from edge.errors import GateError, RuntimeFault
 from edge.manifest import Accuracy, BuilderInfo
@@ -58,7 +58,7 @@ def _make(shop: Workshop, target: Target, made: Plan, builder: str, label: str) 
     folder = f"{target.name}/{made.kind or made.carrier}"
     graph = shop.write(typed, f"{folder}/graph.onnx")
     ahead = builder == "tensorrt_rtx"
-    product = _compiled(shop, graph, target, label) if ahead else _bundled(graph, target)
+    product = _compiled(shop, graph, target, made, label) if ahead else _bundled(graph, target)
     accuracy = _judge_emulated(shop, typed, made, label)
     shop.pass_gate(accuracy, label)
     return Made(
@@ -87,22 +87,36 @@ class _Product:
     peak_rss: int = 0
 
 
-def _compiled(shop: Workshop, graph: Path, target: Target, label: str) -> _Product:
+def _compiled(shop: Workshop, graph: Path, target: Target, made: Plan, label: str) -> _Product:
     """Compile in a process of its own; memory is this process's and the child's together."""
-    assert target.compute_capability is not None
     shop.progress(f"compile {label}", 0, 0)
     here = current_rss()
-    compiled, peak = in_child(compile_ahead_of_time, graph.read_bytes(), target.compute_capability)
-    path = graph.with_name("engine.rtx")
-    path.write_bytes(compiled.engine)
+    request = CompileRequest(
+        graph.read_bytes(), "tensorrt_rtx", target.compute_capability, plan=planned_precisions(made)
+    )
+    compiled, peak = in_child(
+        compile_engine,
+        request,
+        progress=lambda phase, done, total: shop.progress(f"compile {label}", done, total),
+    )
+    files = {"engine.rtx": graph.with_name("engine.rtx")}
+    files["engine.rtx"].write_bytes(compiled.engine)
+    if compiled.layers:
+        files["layers.json"] = graph.with_name("layers.json")
+        files["layers.json"].write_text(compiled.layers, encoding="utf-8")
     return _Product(
-        files={path.name: path},
-        engine_file=path.name,
+        files=files,
+        engine_file="engine.rtx",
         reason="compiled ahead of time; accuracy emulated on the processor",
         version=compiled.version,
-        warnings=tuple(f"compiler: {text}" for text in compiled.warnings),
+        warnings=tuple(f"compiler: {text}" for text in (*compiled.findings, *compiled.warnings)),
         peak_rss=here + peak,
     )
+
+
+def planned_precisions(made: Plan) -> tuple[tuple[str, str], ...]:
+    """Node → precision as the graph has it: control flow and its like run in fp32, whatever the carrier."""
+    return tuple((s.node, "fp32" if s.op in rewrite.FP32_ISLANDS else s.precision) for s in made.steps)
 
 
 def _bundled(graph: Path, target: Target) -> _Product:

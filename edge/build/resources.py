@@ -6,7 +6,9 @@ import multiprocessing
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,11 +42,31 @@ def _status(key: str) -> int:
     return 0
 
 
-def in_child(work: Callable[..., T], *args: Any) -> tuple[T, int]:
+STOP_SECONDS = 10.0
+"""How long work that tells its progress may take to notice that nobody listens any more."""
+
+
+class Abandoned(Exception):
+    """Raised in the child, by the progress function: nobody waits for the work any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A call of the progress function, on its way to the parent."""
+
+    arguments: tuple[Any, ...]
+
+
+def in_child(
+    work: Callable[..., T], *args: Any, progress: Callable[..., None] | None = None
+) -> tuple[T, int]:
     """Run `work(*args)` in a fresh process: a compiler that crashes or leaks takes nothing along.
 
     Args:
         work: a module-level function; arguments and result must be picklable.
+        progress: if given, `work` gets a keyword argument `progress`; what it calls that with arrives here.
+            When this process is interrupted or killed, the call raises `Abandoned` in the child, so that the
+            work can stop cleanly; it is ended if it has not after `STOP_SECONDS`.
 
     Returns:
         The result, and the child's peak resident set in bytes.
@@ -55,11 +77,15 @@ def in_child(work: Callable[..., T], *args: Any) -> tuple[T, int]:
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(sender, work, args), daemon=True)
+    arguments = (sender, work, args, progress is not None)
+    child = context.Process(target=_child, args=arguments, daemon=True)
     child.start()
     sender.close()
     try:
-        result, error, peak = receiver.recv()
+        while isinstance(answer := receiver.recv(), _Step):
+            if progress is not None:
+                progress(*answer.arguments)
+        result, error, peak = answer
     except EOFError:
         child.join()
         raise RuntimeFault(
@@ -68,21 +94,39 @@ def in_child(work: Callable[..., T], *args: Any) -> tuple[T, int]:
             "see its last words above",
         ) from None
     finally:
-        if child.is_alive():
-            child.terminate()
-        child.join()
         receiver.close()
+        _end(child, STOP_SECONDS if progress else 0.0)
     if error is not None:
         raise error
     return result, peak
 
 
-def _child(sender: Connection, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C too, and ends us
+def _end(child: SpawnProcess, patience: float) -> None:
+    """Wait until the child is gone; after `patience` seconds it is ended."""
+    try:
+        child.join(patience)
+    finally:
+        if child.is_alive():
+            child.terminate()
+        child.join()
+
+
+def _child(sender: Connection, work: Callable[..., Any], args: tuple[Any, ...], tells: bool) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C too, and stops listening
+
+    def report(*arguments: Any) -> None:
+        try:
+            sender.send(_Step(arguments))
+        except OSError as e:
+            raise Abandoned from e
+
     answer: tuple[Any, EdgeError | None, int]
     try:
-        answer = (work(*args), None, peak_rss())
+        answer = (work(*args, **({"progress": report} if tells else {})), None, peak_rss())
     except EdgeError as e:
         answer = (None, e, peak_rss())
-    sender.send(answer)
+    except Abandoned:
+        return
+    with suppress(BrokenPipeError):  # nobody waits for it any more
+        sender.send(answer)
     sender.close()

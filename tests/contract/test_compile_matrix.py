@@ -6,6 +6,8 @@ the rules of full TensorRT are linted (`unit/test_build_lint.py`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import graphs
 import numpy as np
 import onnx
@@ -14,11 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge import machine
 from edge.build import plan
+from edge.build.gpu import planned_precisions
 from edge.build.graph import Graph, serialize
 from edge.build.plan import Variant
 from edge.build.resources import in_child
 from edge.build.rewrite import rewrite
-from edge.build.tensorrt import Compiled, compile_ahead_of_time
+from edge.build.tensorrt import Compiled, CompileRequest, compile_engine
 from edge.errors import ModelError
 from edge.targets import TARGETS
 
@@ -35,33 +38,38 @@ KINDS = ["t4", "a10", "ada"]
 """One compiled target of each kind of graph."""
 
 
-def typed(index: Graph, target: str, variant: Variant) -> bytes:
-    seen = (
-        graphs.ranges(index) if index.inputs == ["image"] and index.shape("image") == (1, 3, 32, 32) else None
-    )
-    seen = graphs.made_up_ranges(index) if seen is None else seen
+def request(index: Graph, target: str, variant: Variant) -> CompileRequest:
+    """The typed graph of a target and its plan, as the builder hands them to the compiler."""
+    tiny = index.inputs == ["image"] and index.shape("image") == (1, 3, 32, 32)
+    seen = graphs.ranges(index) if tiny else graphs.made_up_ranges(index)
     row = TARGETS[target]
-    return serialize(rewrite(index, plan.make(index, row, variant, seen), seen, row))
+    made = plan.make(index, row, variant, seen)
+    graph = serialize(rewrite(index, made, seen, row))
+    return CompileRequest(graph, "tensorrt_rtx", row.compute_capability, plan=planned_precisions(made))
 
 
-def compiled(graph: bytes, target: str) -> Compiled:
-    capability = TARGETS[target].compute_capability
-    assert capability is not None
-    return in_child(compile_ahead_of_time, graph, capability)[0]
+def compiled(what: CompileRequest) -> Compiled:
+    return in_child(compile_engine, what)[0]
+
+
+def for_target(graph: bytes, target: str) -> CompileRequest:
+    return CompileRequest(graph, "tensorrt_rtx", TARGETS[target].compute_capability)
 
 
 @pytest.mark.parametrize("variant", plan.VARIANTS)
 @pytest.mark.parametrize("target", COMPILED)
 def test_the_demo_model_compiles_for_every_target(target: str, variant: Variant) -> None:
-    found = compiled(typed(graphs.real("burned_in_text"), target, variant), target)
+    found = compiled(request(graphs.real("burned_in_text"), target, variant))
     assert len(found.engine) > 100_000
     assert found.version.count(".") >= 1
+    assert found.findings == ()  # every node is in the network, in the precision it was planned in
 
 
 @pytest.mark.parametrize("name", graphs.GOOD)
 @pytest.mark.parametrize("target", KINDS)
 def test_every_kind_of_operator_compiles(name: str, target: str) -> None:
-    assert compiled(typed(graphs.good(name), target, "fast"), target).engine
+    found = compiled(request(graphs.good(name), target, "fast"))
+    assert found.engine and found.findings == ()
 
 
 def one_product(kind: int) -> bytes:
@@ -80,23 +88,23 @@ def one_product(kind: int) -> bytes:
 
 
 def test_a_t4_refuses_bf16_which_is_why_its_carrier_is_fp16() -> None:
-    assert compiled(one_product(TensorProto.FLOAT16), "t4").engine
+    assert compiled(for_target(one_product(TensorProto.FLOAT16), "t4")).engine
     with pytest.raises(ModelError, match=r"cannot compile the graph for compute capability 7\.5"):
-        compiled(one_product(TensorProto.BFLOAT16), "t4")
+        compiled(for_target(one_product(TensorProto.BFLOAT16), "t4"))
 
 
 def test_an_a10_refuses_fp8_which_is_why_it_gets_int8() -> None:
-    graph = typed(graphs.good("residual"), "ada", "fast")
+    for_ada = request(graphs.good("residual"), "ada", "fast")
     with pytest.raises(ModelError, match=r"cannot compile the graph for compute capability 8\.6"):
-        compiled(graph, "a10")
-    assert compiled(graph, "ada").engine
+        compiled(replace(for_ada, capability=(8, 6)))
+    assert compiled(for_ada).engine
 
 
 @pytest.mark.parametrize("target", ["hopper", "orin", "thor"])
 def test_devices_it_does_not_know_are_said_to_be_so(target: str) -> None:
     assert not TARGETS[target].rtx_aot
     with pytest.raises(ModelError, match="has no target SM") as caught:
-        compiled(one_product(TensorProto.FLOAT), target)
+        compiled(for_target(one_product(TensorProto.FLOAT), target))
     assert "SM89" in caught.value.why and "bundle" in caught.value.fix
 
 
@@ -104,11 +112,11 @@ def test_a_node_that_the_parser_cannot_read_is_named() -> None:
     model = onnx.ModelProto.FromString(one_product(TensorProto.FLOAT))
     model.graph.node[1].op_type, model.graph.node[1].domain = "Warp", "com.example"
     model.opset_import.append(helper.make_opsetid("com.example", 1))
-    with pytest.raises(ModelError, match="TensorRT-RTX cannot read the graph") as caught:
-        compiled(model.SerializeToString(), "ada")
+    with pytest.raises(ModelError, match=r"TensorRT-RTX [\d.]+ cannot read the graph") as caught:
+        compiled(for_target(model.SerializeToString(), "ada"))
     assert "node 'product' (Warp)" in caught.value.why
 
 
 def test_two_compilations_give_the_same_bytes() -> None:
-    graph = typed(graphs.good("classifier"), "ada", "fast")
-    assert compiled(graph, "ada").engine == compiled(graph, "ada").engine
+    what = request(graphs.good("classifier"), "ada", "fast")
+    assert compiled(what).engine == compiled(what).engine

@@ -16,7 +16,7 @@ import pytest
 from edge import machine
 from edge.build import gpu, inputs, processor
 from edge.build.graph import sha256
-from edge.build.tensorrt import Compiled
+from edge.build.tensorrt import Compiled, CompileRequest, Progress
 from edge.cli import main
 from edge.store import Store
 
@@ -364,14 +364,14 @@ class TestGate:
         assert "fails the gate" in shop.store.find("net", "cpu", "fast").manifest.reason
 
 
-def crash(graph: bytes, capability: tuple[int, int]) -> Compiled:
+def crash(request: CompileRequest, progress: Progress) -> Compiled:
     """A compiler that is killed, for one device only."""
-    if capability == (8, 9):
+    if request.capability == (8, 9):
         os._exit(9)
-    return Compiled(b"an engine", "1.0", ())
+    return Compiled(b"an engine", "1.0")
 
 
-def raises(graph: bytes, capability: tuple[int, int]) -> Compiled:
+def raises(request: CompileRequest, progress: Progress) -> Compiled:
     raise ZeroDivisionError("inside the compiler")
 
 
@@ -380,7 +380,7 @@ class TestCompiler:
     def test_one_that_crashes_fails_its_row_and_no_other(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gpu, "compile_ahead_of_time", crash)
+        monkeypatch.setattr(gpu, "compile_engine", crash)
         assert shop.build("--variants", "exact", targets="a10,ada,orin") == 5
         rows = {r["target"]: r for r in shop.rows}
         assert [rows[t]["state"] for t in ("a10", "ada", "orin")] == ["simulated", "failed", "bundle"]
@@ -391,7 +391,7 @@ class TestCompiler:
     def test_an_exception_inside_it_is_a_failed_row(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(gpu, "compile_ahead_of_time", raises)
+        monkeypatch.setattr(gpu, "compile_engine", raises)
         assert shop.build("--variants", "exact", targets="ada") == 5
         assert "died" in shop.rows[0]["reason"]
         assert "ZeroDivisionError: inside the compiler" in capfd.readouterr().err  # its last words
