@@ -175,6 +175,26 @@ class Engine(Protocol):
         ...
 
 
+class FrameBuffers(Protocol):
+    """Memory that sources may decode into, so that frames reach the device without another copy."""
+
+    def take(self, shape: tuple[int, ...]) -> Image:
+        """An uninitialised uint8 array, from any thread."""
+        ...
+
+
+class PictureEngine(Engine, Protocol):
+    """An engine whose slots are `PictureSlot`s."""
+
+    @property
+    def frames(self) -> FrameBuffers: ...
+
+    @property
+    def allocations(self) -> int:
+        """Host and device buffers made so far; the same number at every frame of a steady run."""
+        ...
+
+
 class Backend(Protocol):
     def load(self, path: Path, options: EngineOptions) -> Engine:
         """Load the engine file at `path`.

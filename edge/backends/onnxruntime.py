@@ -52,18 +52,29 @@ def load(path: Path, options: EngineOptions) -> OrtEngine:
         raise MissingPackage(
             f"running {path.name} needs the package 'onnxruntime'", str(e), "pip install onnxruntime"
         ) from e
-    session = _session(onnxruntime, path, options, {})
-    if sizes := _open_dimensions(session, options):
-        # With every size known the optimizer folds shape arithmetic and buffers can be bound once.
-        session = _session(onnxruntime, path, options, sizes)
-    return OrtEngine(session, path, options)
+    return OrtEngine(open_session(onnxruntime, path, options, ["CPUExecutionProvider"]), path, options)
 
 
 def unavailable(machine: Machine) -> str:
     return "" if "onnxruntime" in machine.packages else "onnxruntime not installed"
 
 
-def _session(ort: Any, path: Path, options: EngineOptions, sizes: Mapping[str, int]) -> Any:
+def open_session(ort: Any, path: Path, options: EngineOptions, providers: list[Any]) -> Any:
+    """A session with every size known that the options give: then the optimizer folds shape arithmetic and
+    buffers can be bound once.
+
+    Raises:
+        RuntimeFault: the runtime refuses the file.
+    """
+    session = _session(ort, path, options, {}, providers)
+    if sizes := _open_dimensions(session, options):
+        session = _session(ort, path, options, sizes, providers)
+    return session
+
+
+def _session(
+    ort: Any, path: Path, options: EngineOptions, sizes: Mapping[str, int], providers: list[Any]
+) -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.log_severity_level = 3  # errors; they arrive as exceptions too
@@ -77,10 +88,10 @@ def _session(ort: Any, path: Path, options: EngineOptions, sizes: Mapping[str, i
     for name, size in sizes.items():
         settings.add_free_dimension_override_by_name(name, size)
     try:
-        return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), settings, providers=providers)
     except Exception as e:  # the runtime's exceptions share no base class
         raise RuntimeFault(
-            f"ONNX Runtime refuses {path}", _one_line(e), "build the engine again, or check the graph"
+            f"ONNX Runtime refuses {path}", one_line(e), "build the engine again, or check the graph"
         ) from e
 
 
@@ -88,21 +99,21 @@ def _open_dimensions(session: Any, options: EngineOptions) -> dict[str, int]:
     """Named open dimensions of the inputs, with the sizes that the options give them."""
     found: dict[str, int] = {}
     for tensor in session.get_inputs():
-        for dim, size in zip(tensor.shape, _resolve(tensor.shape, options), strict=True):
+        for dim, size in zip(tensor.shape, resolve(tensor.shape, options), strict=True):
             if isinstance(dim, str) and dim and isinstance(size, int):
                 found[dim] = size
     if options.batch > 1:  # batches of fewer pictures come too
-        found = {dim: size for dim, size in found.items() if dim not in _batches(session)}
+        found = {dim: size for dim, size in found.items() if dim not in open_batches(session)}
     return found
 
 
-def _batches(session: Any) -> set[str]:
+def open_batches(session: Any) -> set[str]:
     """Names that open first dimensions have."""
     first = (tensor.shape[0] for tensor in session.get_inputs() if tensor.shape)
     return {dim for dim in first if isinstance(dim, str)}
 
 
-def _resolve(shape: list[int | str | None], options: EngineOptions) -> tuple[int | str, ...]:
+def resolve(shape: list[int | str | None], options: EngineOptions) -> tuple[int | str, ...]:
     """The shape with the batch and, for pictures (N × C × H × W), height and width filled in."""
     resolved = [dim if isinstance(dim, int) else (dim or "?") for dim in shape]
     if resolved and not isinstance(resolved[0], int):
@@ -119,11 +130,11 @@ class OrtEngine:
 
     def __init__(self, session: Any, path: Path, options: EngineOptions) -> None:
         self.path = path
-        self.inputs = tuple(_spec(t, _resolve(t.shape, options)) for t in session.get_inputs())
-        self.outputs = tuple(_spec(t, tuple(d or "?" for d in t.shape)) for t in session.get_outputs())
+        self.inputs = tuple(spec_of(t, resolve(t.shape, options)) for t in session.get_inputs())
+        self.outputs = tuple(spec_of(t, tuple(d or "?" for d in t.shape)) for t in session.get_outputs())
         self.takes_pictures = False
         self.wanted = options.outputs
-        self._open_batch = _batches(session)
+        self._open_batch = open_batches(session)
         sizes = [spec.shape[0] for spec in self.inputs if spec.shape]
         self.batch = int(sizes[0]) if sizes and isinstance(sizes[0], int) else 1
         self._session = session
@@ -161,7 +172,7 @@ class OrtEngine:
         try:
             values = self._session.run(None, dict(feeds))
         except Exception as e:
-            raise RuntimeFault(f"{self.path.name}: inference failed", _one_line(e)) from e
+            raise RuntimeFault(f"{self.path.name}: inference failed", one_line(e)) from e
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def close(self) -> None:
@@ -233,7 +244,7 @@ class OrtSlot:
             self._busy = False
         if self._fault is not None:
             fault, self._fault = self._fault, None
-            raise RuntimeFault(f"{self._engine.path.name}: inference failed", _one_line(fault)) from fault
+            raise RuntimeFault(f"{self._engine.path.name}: inference failed", one_line(fault)) from fault
         return self._current.outputs
 
     def _execute(self) -> None:
@@ -278,7 +289,7 @@ class _Binding:
                 self.outputs[name] = values[index].numpy()
 
 
-def _spec(tensor: Any, shape: tuple[int | str, ...]) -> TensorSpec:
+def spec_of(tensor: Any, shape: tuple[int | str, ...]) -> TensorSpec:
     if tensor.type not in _DTYPES:
         raise RuntimeFault(f"tensor '{tensor.name}' is a {tensor.type}", "slots hold plain numeric tensors")
     return TensorSpec(tensor.name, _DTYPES[tensor.type], shape)
@@ -295,6 +306,6 @@ def _buffer(engine: OrtEngine, spec: TensorSpec) -> Array:
     return np.zeros(shape, spec.dtype)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text[:400] if text else type(error).__name__

@@ -180,6 +180,10 @@ class TensorRTEngine:
         """Buffers that sources decode into."""
         return self.device.frames
 
+    @property
+    def allocations(self) -> int:
+        return self.device.counters.total
+
     def slot(self) -> DeviceSlot:
         """A new slot with buffers, streams and an execution context of its own.
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="jsonl:PATH, jsonl:- (standard output), video:PATH or null:; may be repeated",
     )
     add("--target", help="whose engine to run (default: the best that this machine can run)")
-    add("--variant", default="fast", help="which engine of the target (default: %(default)s)")
+    add("--variant", help="which engine of the target (default: fast; with onnxruntime_cuda: exact)")
     add("--frames", type=_positive, metavar="N", help="read at most N frames of each feed")
     add("--realtime", action="store_true", help="let frames fall due at the feed's own rate")
     add("--serial", action="store_true", help="one frame after the other, to debug")
@@ -56,7 +57,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--engines", type=Path, metavar="DIR", default=Path("engines"), help="the engine store")
     add("--threads", type=_positive, metavar="N", default=0, help="processor threads (default: all)")
     add("--max-age-ms", type=_positive_float, metavar="MS", help="drop frames of live feeds older than this")
-    add("--backend", choices=["null"], help="null: run without an engine, to measure the runner")
+    add("--gpu", type=_whole, metavar="N", default=0, help="which GPU (default: the first)")
+    add("--slots", type=_slots, metavar="N", help="batches in flight, 1 to 4 (default: 2)")
+    add("--batch", type=_positive, metavar="N", default=1, help="most frames of one inference (default: 1)")
+    add(
+        "--batch-wait-ms",
+        type=_positive_float,
+        metavar="MS",
+        default=2.0,
+        help="how long a frame waits for others of its batch (default: %(default)g)",
+    )
+    add(
+        "--backend",
+        choices=["null", "onnxruntime", "onnxruntime_cuda"],
+        help="instead of the engine's own runtime: onnxruntime_cuda runs ONNX engines on a GPU without "
+        "TensorRT; null runs without an engine, to measure the runner",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.backend is None and not args.model:
+    if args.backend != "null" and not args.model:
         raise UsageError("edge run: no --model", "", "--model NAME, or --backend null")
     if args.json and "jsonl:-" in args.sink:
         raise UsageError("--json and --sink jsonl:-", "both write to standard output", "use --summary FILE")
@@ -179,14 +195,15 @@ def _same(one: Path, other: Path) -> bool:
 
 def _open_network(args: argparse.Namespace, live: bool) -> Network:
     from edge.store import Store
-    from edge.stream.network import engine_options, find_engine, null_network, open_network
+    from edge.stream.network import SLOTS, engine_options, find_engine, null_network, open_network
 
     if args.backend == "null":
         return null_network()
-    return open_network(
-        find_engine(Store(args.engines), args.model, args.target, args.variant),
-        engine_options(args.threads, live, args.serial),
-    )
+    variant = args.variant or ("exact" if args.backend == "onnxruntime_cuda" else "fast")
+    entry = find_engine(Store(args.engines), args.model, args.target, variant, args.backend)
+    options = replace(engine_options(args.threads, live, args.serial), gpu=args.gpu, batch=args.batch)
+    patience = args.batch_wait_ms / 1e3
+    return open_network(entry, options, args.slots or SLOTS, patience, args.backend)
 
 
 def _open_sinks(args: argparse.Namespace, feeds: list[Feed]) -> list[tuple[str, Sink]]:
@@ -281,6 +298,20 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below zero")
+    return value
+
+
+def _slots(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 4:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 4")
     return value
 
 

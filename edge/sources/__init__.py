@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 from urllib.parse import parse_qsl
+
+import numpy as np
 
 from edge.errors import InputError, UsageError, nearest
 from edge.types import Array, Image
@@ -33,6 +35,17 @@ PATH_KINDS = ("dicom", "images", "video")
 """Asked in this order whose a path without a scheme is."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
+
+
+Allocate = Callable[[tuple[int, ...]], Image]
+"""Gives an uninitialised H × W × 3 uint8 array.
+
+A source that can decode into given memory has an attribute `allocate: Allocate`, `numpy_memory` at first; an
+engine on a GPU puts page-locked buffers there."""
+
+
+def numpy_memory(shape: tuple[int, ...]) -> Image:
+    return np.empty(shape, np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

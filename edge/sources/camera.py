@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from edge.errors import InputError, UsageError
-from edge.sources import Address, Picture
+from edge.sources import Address, Allocate, Picture, numpy_memory
 
 
 def open(address: Address, realtime: bool) -> Camera:
@@ -44,6 +44,8 @@ class Camera:
 
         self.label = f"camera-{number}"
         self.problem: str | None = None
+        self.allocate: Allocate = numpy_memory
+        self._shape: tuple[int, ...] | None = None
         self._capture = open_capture(number)
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # what waits in the driver is already old
         if size:
@@ -71,5 +73,8 @@ class Camera:
         self._capture.release()
 
     def _grab(self) -> Picture | None:
-        got, image = self._capture.read()
-        return Picture(image, time.perf_counter() - self._start) if got and image is not None else None
+        got, image = self._capture.read(self.allocate(self._shape) if self._shape else None)
+        if not got or image is None:
+            return None
+        self._shape = image.shape
+        return Picture(image, time.perf_counter() - self._start)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge.errors import InputError
-from edge.sources import Address, Picture, exists
+from edge.sources import Address, Allocate, Picture, exists, numpy_memory
 
 SLACK = 0.02
 """Containers estimate their frame count; a file is truncated when more than this share is missing."""
@@ -40,6 +40,8 @@ class VideoFile:
         self._cv2: Any = cv2
         self.label, self.paced, self.path = path.stem, paced, path
         self.problem: str | None = None
+        self.allocate: Allocate = numpy_memory
+        self._shape: tuple[int, ...] | None = None
         if not exists(path):
             raise InputError(f"cannot read {path}", "there is no such file", "check the path")
         self._capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG)
@@ -65,9 +67,11 @@ class VideoFile:
         self._capture.release()
 
     def _decode(self) -> Picture | None:
-        got, image = self._capture.read()
+        buffer = self.allocate(self._shape) if self._shape else None
+        got, image = self._capture.read(buffer)
         if not got or image is None:
             return None
+        self._shape = image.shape
         pts = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1e3
         return Picture(np.asarray(image, np.uint8), pts, {"file": self.path.name})
 

@@ -95,6 +95,10 @@ class DeviceTimes:
         self._window: deque[Mapping[str, Span]] = deque(maxlen=2 * self._margin + 1)
         self._moved = self._hidden = 0.0
 
+    @property
+    def batches(self) -> int:
+        return self.histograms["execute"].count
+
     def add(self, spans: Mapping[str, Span]) -> None:
         """One batch's stages, batches in the order they were submitted."""
         for stage, (start, end) in spans.items():
@@ -107,7 +111,7 @@ class DeviceTimes:
         """Means in milliseconds; `overlap_ratio` is None before enough batches ran beside each other."""
         ratio = self._hidden / self._moved if self._moved else None
         return {
-            "batches": self.histograms["execute"].count,
+            "batches": self.batches,
             "stages_ms": {stage: _ms(histogram.mean) for stage, histogram in self.histograms.items()},
             "execute_p99_ms": _ms(self.histograms["execute"].percentile(0.99)),
             "overlap_ratio": None if ratio is None else round(ratio, 4),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from edge.backends import Engine, EngineOptions, Expectation, PictureSlot, Slot, backend
+from edge.backends import Engine, EngineOptions, Expectation, PictureEngine, PictureSlot, Slot, backend
 from edge.config import InputConfig, ModelConfig, validate
 from edge.errors import ModelError, RuntimeFault
 from edge.targets import parse_capability
@@ -82,6 +82,16 @@ class Network:
             self._slots = [self.engine.slot() for _ in range(self._count)]
         return self._slots
 
+    @property
+    def allocations(self) -> int:
+        """Host and device buffers that a GPU engine has made so far."""
+        return cast(PictureEngine, self.engine).allocations if self.engine.takes_pictures else 0
+
+    def lend_buffers(self, source: object) -> None:
+        """Let a source that can decode into given memory use page-locked buffers."""
+        if self.engine.takes_pictures and hasattr(source, "allocate"):
+            source.allocate = cast(PictureEngine, self.engine).frames.take
+
     def prepare(self, frame: Frame, slot: Slot, index: int = 0) -> Placement | None:
         """Bring the picture into place `index` of the slot's next batch."""
         if self.preprocess is None:
@@ -136,8 +146,13 @@ def null_network(settings: str = "") -> Network:
     return Network(EngineId("null", "null", "null", "null"), engine)
 
 
-def find_engine(store: Store, model: str, target: str | None, variant: str) -> Entry:
+def find_engine(
+    store: Store, model: str, target: str | None, variant: str, runtime: str | None = None
+) -> Entry:
     """The engine to run: of the given target, or of the best target of this machine that has one.
+
+    Args:
+        runtime: a backend to run it with instead of its own; those read ONNX files, the processor's engines.
 
     Raises:
         UsageError: there is none; the error names what there is and how to build it.
@@ -148,6 +163,7 @@ def find_engine(store: Store, model: str, target: str | None, variant: str) -> E
     from edge.targets import local, select
 
     machine = detect()
+    target = target or ("cpu" if runtime else None)
     rows = select(target, machine) if target else local(machine)
     names = sorted((row.name for row in rows), key="cpu".__eq__)  # a GPU's before the processor's
     built = [name for name in names if target or _runs_here(store.current(model, name, variant), machine)]
@@ -158,7 +174,9 @@ def find_engine(store: Store, model: str, target: str | None, variant: str) -> E
 
 def _runs_here(entry: Entry | None, machine: Machine) -> bool:
     """Whether there is an engine whose runtime is installed."""
-    return entry is not None and not backend(entry.manifest.backend).unavailable(machine)
+    if entry is None or entry.manifest.state == "bundle":
+        return False
+    return not backend(entry.manifest.backend).unavailable(machine)
 
 
 def open_network(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.backends import Slot
+from edge.backends import Slot, Span
 from edge.errors import DeviceLost
 from edge.stream.admission import Admission
 from edge.stream.faults import Faults
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 REBUILDS = 1
 """How often a run loads its engine again after the GPU's context died; a second time it stops."""
+
+
+SETTLING = 8
+"""Batches a slot after which a GPU run allocates nothing more, as long as pictures keep their size."""
 
 
 class Rider(NamedTuple):
@@ -70,9 +74,17 @@ class Pipeline:
         self.deliver, self.faults = deliver, faults
         self.slots = network.slots()
         self.device_times = DeviceTimes(len(self.slots))
+        self._steady = 0
         self.rebuilds = 0
         self.stopped: DeviceLost | None = None
         self._idle, self._flying = deque(self.slots), deque[Flight]()
+
+    def device_summary(self) -> dict[str, Any] | None:
+        """What the device did, and allocations since it was in its steady state; None on a processor."""
+        if not self.device_times.batches:
+            return None
+        made = self.network.allocations - (self._steady or self.network.allocations)
+        return {**self.device_times.summary(), "allocations_after_warm_up": made}
 
     def overlapped(self) -> None:
         """Launch batch N, then finish the oldest in flight, until every feed has ended.
@@ -145,7 +157,7 @@ class Pipeline:
             return slot
         executed = time.perf_counter()
         if slot.spans:
-            self.device_times.add(slot.spans)
+            self._count(slot.spans)
         for index, rider in enumerate(flight.riders):
             self._interpret(flight, rider, index, outputs, executed)
             executed = time.perf_counter()
@@ -168,6 +180,11 @@ class Pipeline:
         feed.account.deliver()
         feed.last_delivered = time.perf_counter()
         self.deliver(Result(frame, self.network.id, payload, stages, flags))
+
+    def _count(self, spans: Mapping[str, Span]) -> None:
+        self.device_times.add(spans)
+        if self.device_times.batches == SETTLING * len(self.slots):
+            self._steady = self.network.allocations
 
     def _guarded(self, loop: Callable[[], None]) -> None:
         """Run a loop to its end; if the GPU's context dies, load the engine again and go on, once."""

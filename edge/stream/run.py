@@ -78,6 +78,8 @@ class Run:
             _fan_out(outlets + score),
             self.faults,
         )
+        for feed in self.feeds:
+            self.network.lend_buffers(feed.source)
         readers = [Reader(feed, self.admission, self.stop, self.faults, self.limit) for feed in self.feeds]
         wall, cpu = time.perf_counter(), time.process_time()
         for reader in readers:
@@ -91,7 +93,7 @@ class Run:
             for outlet in score:
                 outlet.close()
             self._close_readers(readers)
-        return self._summary(wall, cpu, list(zip((o.uri for o in outlets), counts, strict=True)))
+        return self._summary(pipeline, wall, cpu, list(zip((o.uri for o in outlets), counts, strict=True)))
 
     def _make_scoreboard(self) -> Scoreboard | None:
         task = self.network.task
@@ -104,7 +106,9 @@ class Run:
             if not reader.is_alive():  # a source that hangs in a read is left to the end of the process
                 reader.feed.source.close()
 
-    def _summary(self, wall: float, cpu: float, sinks: list[tuple[str, OutletCounts]]) -> Summary:
+    def _summary(
+        self, pipeline: Pipeline, wall: float, cpu: float, sinks: list[tuple[str, OutletCounts]]
+    ) -> Summary:
         feeds = [self._feed_summary(feed, wall) for feed in self.feeds]
         unreadable = all(feed["captured"] == feed["failures"].get("capture", 0) for feed in feeds)
         if unreadable and all(feed["ended"] in ("end", "truncated", "lost", "fault") for feed in feeds):
@@ -117,6 +121,10 @@ class Run:
             "feeds": feeds,
             "sinks": [_sink_summary(uri, counts) for uri, counts in sinks],
             "loop": "serial" if self.serial else "overlapped",
+            "slots": len(pipeline.slots),
+            "device": pipeline.device_summary(),
+            "rebuilds": pipeline.rebuilds,
+            "stopped": str(pipeline.stopped) if pipeline.stopped else None,
             "seconds": round(time.perf_counter() - wall, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
             "peak_rss_bytes": peak_rss_bytes(),

@@ -31,6 +31,8 @@ def show(data: dict[str, Any]) -> None:
         f"{engine['model']}/{engine['target']}/{engine['variant']}, {data['loop']}: "
         f"{data['seconds']:.1f} s, {cores:.1f} cores, {data['peak_rss_bytes'] / 2**20:.0f} MiB"
     )
+    if device := data["device"]:
+        console.print(_device_line(device))
     for feed in data["feeds"]:
         for fate in ("dropped", "failures"):
             if causes := _causes(feed[fate]):
@@ -39,13 +41,22 @@ def show(data: dict[str, Any]) -> None:
         console.print(line, style="yellow")
 
 
+def _device_line(device: dict[str, Any]) -> str:
+    stages = ", ".join(f"{name.replace('_', ' ')} {ms:.2f}" for name, ms in device["stages_ms"].items())
+    ratio = device["overlap_ratio"]
+    hidden = "" if ratio is None else f"; {ratio:.0%} of copying and preprocessing beside execution"
+    return f"GPU, ms a batch: {stages}{hidden}"
+
+
 def _causes(causes: dict[str, int]) -> str:
     return ", ".join(f"{cause} {count}" for cause, count in sorted(causes.items()))
 
 
 def _troubles(data: dict[str, Any]) -> list[str]:
     """What did not go as it should, a line each."""
-    lines = [f"{feed['feed']}: {feed['error']}" for feed in data["feeds"] if feed["error"]]
+    lines = [f"stopped: {data['stopped']}"] if data["stopped"] else []
+    lines += [f"the engine was loaded again {data['rebuilds']} times"] if data["rebuilds"] else []
+    lines += [f"{feed['feed']}: {feed['error']}" for feed in data["feeds"] if feed["error"]]
     lines += [
         f"{feed['feed']}: {count} results flagged {flag}"
         for feed in data["feeds"]

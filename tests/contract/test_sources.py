@@ -34,7 +34,7 @@ class FakeCamera:
     def get(self, name: int) -> float:
         return 25.0 if name == cv2.CAP_PROP_FPS else 0.0
 
-    def read(self) -> tuple[bool, Any]:
+    def read(self, image: Any = None) -> tuple[bool, Any]:
         self.left -= 1
         return (True, np.full((48, 64, 3), self.left, np.uint8)) if self.left >= 0 else (False, None)
 

@@ -56,11 +56,11 @@ def test_a_finding_that_cannot_be_made_fails_alone(monkeypatch: pytest.MonkeyPat
     network, calls = null_network(), []
     make = network.interpret
 
-    def interpret(outputs: Any, placement: Any) -> Any:
+    def interpret(outputs: Any, placement: Any, index: int) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise IndexError("no such plane")
-        return make(outputs, placement)
+        return make(outputs, placement, index)
 
     monkeypatch.setattr(network, "interpret", interpret)
     row = Run(network, [feed("a", Script(pictures(4)))]).go().data["feeds"][0]
@@ -206,13 +206,13 @@ class Unsteady(Network):
         super().__init__(null.id, null.engine)
         self.dice, self.rate = dice, rate
 
-    def prepare(self, frame: Any, slot: Any) -> Any:
+    def prepare(self, frame: Any, slot: Any, index: int = 0) -> Any:
         self._roll()
-        return super().prepare(frame, slot)
+        return super().prepare(frame, slot, index)
 
-    def interpret(self, outputs: Any, placement: Any) -> Any:
+    def interpret(self, outputs: Any, placement: Any, index: int = 0) -> Any:
         self._roll()
-        return super().interpret(outputs, placement)
+        return super().interpret(outputs, placement, index)
 
     def _roll(self) -> None:
         if self.dice.random() < self.rate:

@@ -1,0 +1,241 @@
+"""ONNX Runtime's CUDA provider: a GPU runtime for machines without TensorRT, through the same slots.
+
+One session serves all slots. It computes on a stream of ours (`user_compute_stream`), reads and writes our
+device buffers by IO binding, and is told not to wait for the device, so that the slots overlap as they do
+with TensorRT; only the executions themselves run one after the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge.backends import EngineOptions
+from edge.backends.onnxruntime import one_line, open_batches, open_session, resolve, spec_of
+from edge.errors import MissingPackage, RuntimeFault, StoreError
+from edge.types import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from edge.cuda.device import Device, Event, Stream
+    from edge.cuda.pool import FramePool
+    from edge.cuda.slot import DeviceSlot
+    from edge.machine import Machine
+
+PROVIDER = "CUDAExecutionProvider"
+
+
+def load(path: Path, options: EngineOptions) -> OrtCudaEngine:
+    """Load an ONNX file for the GPU.
+
+    Raises:
+        MissingPackage: onnxruntime-gpu or PyCUDA is not installed.
+        StoreError: the file is not what `options.expected` says.
+        RuntimeFault: no driver or GPU, or the runtime refuses the file.
+    """
+    ort = _runtime()
+    if not path.suffix == ".onnx":
+        raise RuntimeFault(
+            f"ONNX Runtime cannot run {path}", "it is no ONNX file", "use --target cpu with this backend"
+        )
+    _check(path, options)
+    from edge.cuda.device import open_device
+
+    device = open_device(options.gpu, options.spin)
+    try:
+        return OrtCudaEngine(ort, device, path, options)
+    except BaseException:
+        device.close()
+        raise
+
+
+def unavailable(machine: Machine) -> str:
+    if not machine.gpus:
+        return "no NVIDIA GPU"
+    return "" if "pycuda" in machine.packages else "pycuda not installed"
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise MissingPackage(
+            "the package 'onnxruntime-gpu' is needed", str(e), "pip install onnxruntime-gpu"
+        ) from e
+    if PROVIDER not in onnxruntime.get_available_providers():
+        raise MissingPackage(
+            "this ONNX Runtime has no CUDA provider",
+            f"it has {', '.join(onnxruntime.get_available_providers())}",
+            "pip uninstall onnxruntime && pip install onnxruntime-gpu",
+        )
+    return onnxruntime
+
+
+def _check(path: Path, options: EngineOptions) -> None:
+    if options.expected and hashlib.sha256(path.read_bytes()).hexdigest() != options.expected.sha256:
+        raise StoreError(
+            f"the engine {path} was changed after it was published",
+            "its sha256 is not the one in its manifest; it was not loaded",
+            "build it again, and find out who writes to the engine store",
+        )
+
+
+class OrtCudaEngine:
+    """A session on one GPU, and the stream that all slots compute on."""
+
+    def __init__(self, ort: Any, device: Device, path: Path, options: EngineOptions) -> None:
+        from edge.cuda.assembly import fitting
+        from edge.cuda.device import URGENT
+        from edge.cuda.timeline import Timeline
+
+        self.path, self.device, self.options = path, device, options
+        self.compute = device.stream(URGENT)
+        settings = {
+            "device_id": options.gpu,
+            "user_compute_stream": str(self.compute.handle),
+            "do_copy_in_default_stream": "1",
+        }
+        self.session: Any = open_session(ort, path, options, [(PROVIDER, settings), "CPUExecutionProvider"])
+        if PROVIDER not in self.session.get_providers():
+            raise RuntimeFault(
+                f"{path.name}: the CUDA provider did not start",
+                "ONNX Runtime fell back to the processor",
+                "install CUDA and cuDNN of the versions that onnxruntime-gpu names",
+            )
+        self.run_options = ort.RunOptions()
+        self.run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self.inputs = tuple(spec_of(t, resolve(t.shape, options)) for t in self.session.get_inputs())
+        sizes = [spec.shape[0] for spec in self.inputs if spec.shape]
+        self.batch = int(sizes[0]) if sizes else 1
+        batches = open_batches(self.session)
+        self.open_batch = bool(batches)
+        self.outputs = tuple(
+            spec_of(t, tuple(self.batch if d in batches else d or "?" for d in t.shape))
+            for t in self.session.get_outputs()
+        )
+        self._fitting = fitting(device, options.picture, self.inputs)
+        self._timeline = Timeline(device)
+        self._slots: list[DeviceSlot] = []
+        self._alone: DeviceSlot | None = None
+
+    @property
+    def takes_pictures(self) -> bool:
+        return self._fitting is not None
+
+    @property
+    def frames(self) -> FramePool:
+        """Buffers that sources decode into."""
+        return self.device.frames
+
+    @property
+    def allocations(self) -> int:
+        return self.device.counters.total
+
+    def slot(self) -> DeviceSlot:
+        """A new slot with buffers and streams of its own.
+
+        Raises:
+            OutOfDeviceMemory: there is no room for it.
+            RuntimeFault: the size of an output depends on the data.
+        """
+        return self._slot(self.takes_pictures, self.options.outputs)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """One inference of prepared tensors: all outputs by name, freshly allocated.
+
+        Raises:
+            RuntimeFault: an input is missing, unknown, or of a wrong type or shape.
+        """
+        from edge.cuda.assembly import fill
+
+        if self._alone is None:
+            self._alone = self._slot(False, None)
+        rows = fill(self._alone.inputs, feeds, self.path.name)
+        self._alone.submit(rows)
+        return {name: value.copy() for name, value in self._alone.wait().items()}
+
+    def close(self) -> None:
+        """Give everything back; a second call does nothing."""
+        if self.session is None:
+            return
+        for slot in self._slots:
+            slot.free()
+        self._timeline.free()
+        self._slots, self._alone, self.session = [], None, None
+        self.compute.free()
+        self.device.close()
+
+    def _slot(self, pictures: bool, wanted: tuple[str, ...] | None) -> DeviceSlot:
+        from edge.cuda.assembly import assemble
+
+        if self.session is None:
+            raise RuntimeFault(f"{self.path.name}: the engine is closed")
+        made = self._fitting if pictures else None
+        executor = _Executor(self)
+        label = self.path.name
+        slot = assemble(self.device, self._timeline, executor, self.batch, made, wanted, label)
+        self._slots.append(slot)
+        return slot
+
+
+class _Executor:
+    """The session, bound to one slot's addresses."""
+
+    capturable = False
+    """Its host code decides what runs from call to call."""
+
+    def __init__(self, owner: OrtCudaEngine) -> None:
+        self._owner = owner
+        self._ready: Event = owner.device.event()
+        self._done: Event = owner.device.event()
+        self._addresses: dict[str, int] = {}
+        self._rows = 0
+        self._bindings: dict[int, Any] = {}
+
+    def resize(self, rows: int) -> None:
+        if rows != self._owner.batch and not self._owner.open_batch:
+            raise RuntimeFault(
+                f"{self._owner.path.name}: a batch of {rows}", f"the graph is for {self._owner.batch}"
+            )
+        self._rows = rows
+
+    def tensors(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        for spec in self._owner.outputs:
+            if not all(isinstance(size, int) for size in spec.shape):
+                raise RuntimeFault(
+                    f"{self._owner.path.name}: output '{spec.name}' has the open shape {list(spec.shape)}",
+                    "slots have buffers of a fixed size",
+                    "give the input's size in the model's config; export the model without NMS in the graph",
+                )
+        return self._owner.inputs, self._owner.outputs
+
+    def bind(self, name: str, address: int) -> None:
+        self._addresses[name] = address
+
+    def enqueue(self, stream: Stream) -> None:
+        """The session's stream works between two events of the slot's."""
+        binding = self._bindings.get(self._rows) or self._bound()
+        compute = self._owner.compute
+        self._ready.record(stream)
+        compute.wait(self._ready)
+        try:
+            self._owner.session.run_with_iobinding(binding, self._owner.run_options)
+        except Exception as e:  # the runtime's exceptions share no base class
+            raise RuntimeFault(f"{self._owner.path.name}: inference failed", one_line(e)) from e
+        self._done.record(compute)
+        stream.wait(self._done)
+
+    def free(self) -> None:
+        self._bindings.clear()
+        self._ready.free()
+        self._done.free()
+
+    def _bound(self) -> Any:
+        owner = self._owner
+        binding = self._bindings[self._rows] = owner.session.io_binding()
+        for specs, bind in ((owner.inputs, binding.bind_input), (owner.outputs, binding.bind_output)):
+            for spec in specs:
+                shape = (self._rows, *spec.shape[1:])
+                bind(spec.name, "cuda", owner.options.gpu, spec.dtype, shape, self._addresses[spec.name])
+        return binding
