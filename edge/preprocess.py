@@ -42,7 +42,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fit:
+class Fit:
     """How pictures of one size are laid into the input; worked out once a size.
 
     Attributes:
@@ -64,10 +64,10 @@ class Preprocess:
     def __init__(self, config: InputConfig) -> None:
         self.config = config
         self.shape = (config.channels, *config.size)
-        self.table = _table(config)
+        self.table = value_table(config)
         """C × 256 float32, C in network order: the network's value of each pixel value."""
         self._identity = np.array_equal(self.table, np.tile(np.arange(256), (config.channels, 1)))
-        self._fit: _Fit | None = None
+        self._fit: Fit | None = None
         self._resized = np.empty((0, 0), np.uint8)
         self._planes: list[Array] = []
 
@@ -99,14 +99,14 @@ class Preprocess:
         out = np.empty((len(images), *self.shape), np.float32)
         return out, [self.into(image, out[i]) for i, image in enumerate(images)]
 
-    def _fit_for(self, image: Image) -> _Fit:
+    def _fit_for(self, image: Image) -> Fit:
         height, width = image.shape[:2]
         fit = self._fit
         if fit is None or (fit.placement.height, fit.placement.width) != (height, width):
             fit = self._fit = plan_fit(self.config, height, width)
         return fit
 
-    def _resize(self, image: Image, fit: _Fit) -> Array:
+    def _resize(self, image: Image, fit: Fit) -> Array:
         """The picture at the fit's size: itself where that is its own, else a view of the scratch buffer."""
         if image.shape[:2] == (fit.height, fit.width):
             return image
@@ -139,7 +139,7 @@ class Preprocess:
         else:
             cv2.LUT(plane, self.table[channel], dst=out)
 
-    def _pad(self, out: Array, channel: int, fit: _Fit) -> None:
+    def _pad(self, out: Array, channel: int, fit: Fit) -> None:
         rows, columns = fit.target
         value = self.table[channel, self.config.pad]
         out[: rows.start] = value
@@ -164,7 +164,7 @@ def check_image(image: Image) -> None:
         raise InputError(f"a picture of shape {shape}", "it is empty", "check the source")
 
 
-def _table(config: InputConfig) -> NDArray[np.float32]:
+def value_table(config: InputConfig) -> NDArray[np.float32]:
     """(value · scale − mean) / std for all 256 values, in float32 steps as training code does it."""
     scaled = (np.arange(256) * config.scale).astype(np.float32)
     mean, std = (np.array(v, np.float32).reshape(-1, 1) for v in (config.mean, config.std))
@@ -172,12 +172,12 @@ def _table(config: InputConfig) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.broadcast_to(values, (config.channels, 256)))
 
 
-def plan_fit(config: InputConfig, height: int, width: int) -> _Fit:
+def plan_fit(config: InputConfig, height: int, width: int) -> Fit:
     """Where a `height` × `width` picture goes in the input of `config`."""
     return {"letterbox": _letterbox, "stretch": _stretch, "crop": _crop}[config.fit](config, height, width)
 
 
-def _letterbox(config: InputConfig, height: int, width: int) -> _Fit:
+def _letterbox(config: InputConfig, height: int, width: int) -> Fit:
     """The whole picture, in its own proportions (YOLOX's rule: sizes are cut, not rounded)."""
     rows, columns = config.size
     scale = min(rows / height, columns / width)
@@ -187,15 +187,15 @@ def _letterbox(config: InputConfig, height: int, width: int) -> _Fit:
     return _whole(config, height, width, (h, w), (top, left))
 
 
-def _stretch(config: InputConfig, height: int, width: int) -> _Fit:
+def _stretch(config: InputConfig, height: int, width: int) -> Fit:
     return _whole(config, height, width, config.size, (0, 0))
 
 
 def _whole(
     config: InputConfig, height: int, width: int, size: tuple[int, int], corner: tuple[int, int]
-) -> _Fit:
+) -> Fit:
     (rows, columns), (h, w), (top, left) = config.size, size, corner
-    return _Fit(
+    return Fit(
         Placement(width, height, w / width, h / height, left, top, columns, rows),
         w,
         h,
@@ -204,7 +204,7 @@ def _whole(
     )
 
 
-def _crop(config: InputConfig, height: int, width: int) -> _Fit:
+def _crop(config: InputConfig, height: int, width: int) -> Fit:
     """The shorter side resized to `shorter_side`, at least as far as the input needs, then the centre."""
     rows, columns = config.size
     scale = max(rows / height, columns / width)
@@ -212,7 +212,7 @@ def _crop(config: InputConfig, height: int, width: int) -> _Fit:
         scale = max(scale, config.shorter_side / min(height, width))
     h, w = round(height * scale), round(width * scale)  # half to even, as cv2.resize rounds
     top, left = (h - rows) // 2, (w - columns) // 2
-    return _Fit(
+    return Fit(
         Placement(width, height, scale, scale, -left, -top, columns, rows),
         w,
         h,

@@ -139,25 +139,25 @@ class Renderer:
             table, notes = transform(values, values[counts > 0])
             return table[offset], notes
         if not transform.same_as(self._last):
-            values = _every_value(stored.dtype)
+            values = every_value(stored.dtype)
             self._table, self._notes = transform(values, values)
             self._last = transform
         return _look_up(self._table, stored), self._notes
 
     def _palette(self, stored: Array) -> tuple[Image, Transforms]:
         if not self._table.size:
-            self._table, self._notes = _palette(_every_value(stored.dtype), self.dataset)
+            self._table, self._notes = _palette(every_value(stored.dtype), self.dataset)
         return _look_up(self._table, stored), self._notes
 
 
-def _every_value(dtype: np.dtype[Any]) -> Array:
+def every_value(dtype: np.dtype[Any]) -> Array:
     """All values of an integer type in the order of their bits: 0, 1 … and then the negative ones."""
     limits = np.iinfo(dtype)
     return np.roll(np.arange(limits.min, limits.max + 1, dtype=np.int64), limits.min).astype(dtype)
 
 
 def _look_up(table: NDArray[np.uint8], stored: Array) -> NDArray[np.uint8]:
-    """Entries of a table over `_every_value`: grey (N) or BGR (N × 3)."""
+    """Entries of a table over `every_value`: grey (N) or BGR (N × 3)."""
     bits = np.ascontiguousarray(stored).view(f"u{stored.dtype.itemsize}")
     if bits.itemsize > 1:
         return table.take(bits, axis=0)
