@@ -6,15 +6,18 @@ A task module offers `create(settings: dict, where: str) -> Task`. `contract/tes
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edge.config import ModelConfig, SamplesConfig
 from edge.errors import ConfigError, nearest
 from edge.preprocess import Placement
 from edge.types import Array, Image, Payload
+
+if TYPE_CHECKING:
+    from edge.build.tails import TailWriter
 
 TASKS = {
     "classify": "edge.tasks.classify",
@@ -31,6 +34,19 @@ class Sample:
     path: Path
     label: Any = None
     """The right answer in the task's own form; None where the set has no labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What a task has computed on the device behind the network, so that little has to be copied to the host.
+
+    Attributes:
+        output: the graph's output that it starts from; None for the first.
+        write: adds the nodes (`edge.build.tails`); may find that nothing would be saved and add none.
+    """
+
+    output: str | None
+    write: Callable[[TailWriter], None]
 
 
 class Scorer(Protocol):
@@ -60,8 +76,15 @@ class Task(Protocol):
         """The picture as a camera would have delivered it (image-to-image makes its degraded input here)."""
         ...
 
+    def tail(self) -> Tail | None:
+        """What GPU engines compute of `postprocess` themselves; None: nothing, the outputs are small."""
+        ...
+
     def postprocess(self, outputs: Mapping[str, Array], index: int, placement: Placement) -> Payload:
-        """Network outputs (batch first) of picture `index` → the finding, in source-image coordinates."""
+        """Outputs (batch first) of picture `index` → the finding, in source-image coordinates.
+
+        Where the engine has a tail, `outputs` may hold what that computed and nothing else.
+        """
         ...
 
     def scorer(self) -> Scorer:
@@ -69,7 +92,7 @@ class Task(Protocol):
         ...
 
     def score_payload(self, outputs: Mapping[str, Array], index: int, placement: Placement) -> Payload:
-        """Like `postprocess`, with the thresholds that the metric is defined with."""
+        """Like `postprocess` from the network's own outputs, with the thresholds that define the metric."""
         ...
 
 

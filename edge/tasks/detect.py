@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from edge.config import SamplesConfig, Section, validate
-from edge.errors import ModelError
 from edge.preprocess import Placement
-from edge.tasks import Sample, drawing
+from edge.tasks import Sample, Tail, decode, detect_tail, drawing
 from edge.tasks.coco import AveragePrecision, read_annotations
+from edge.tasks.decode import DECODERS, SCORING, Candidates, Thresholds
 from edge.tasks.nms import suppress
-from edge.tasks.outputs import one_picture
+from edge.tasks.outputs import BOXES, CANDIDATES, CLASSES, COUNT, SCORES, one_picture
 from edge.tasks.samples import find_samples, read_picture
 from edge.types import Array, Image
 
@@ -40,39 +40,14 @@ class DetectSettings(Section):
         0.45, ge=0, le=1, description="of two boxes of one class that overlap more (IoU), the better stays"
     )
     max_detections: PositiveInt = Field(100, description="most boxes a picture, best first")
+    nms: Literal["host", "engine"] = Field(
+        "host",
+        description="who drops boxes that overlap a better one: the processor, or the engine where its "
+        "runtime has the plugin EfficientNMS_TRT (full TensorRT)",
+    )
     labels: tuple[str, ...] = Field(
         (), description="class names by index (or `labels_file`, one name a line)"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """
-    Attributes:
-        multi_label: one candidate may give a box for each of its classes, as COCO scoring is done;
-            otherwise only for its best.
-    """
-
-    confidence: float
-    overlap: float
-    limit: int
-    multi_label: bool
-
-
-SCORING = Thresholds(confidence=0.01, overlap=0.65, limit=100, multi_label=True)
-"""YOLOX's own evaluation settings; the figures of its model zoo are defined with them."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidates:
-    """N boxes in network pixels, x1 y1 x2 y2, each with one class and its score."""
-
-    boxes: Floats
-    scores: Floats
-    classes: NDArray[np.intp]
-
-    def __getitem__(self, chosen: Any) -> Candidates:
-        return Candidates(self.boxes[chosen], self.scores[chosen], self.classes[chosen])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,26 +108,51 @@ class Detect:
     def network_image(self, sample: Sample) -> Image:
         return read_picture(sample.path)
 
+    def tail(self) -> Tail | None:
+        """Boxes of the best candidates, decoded on the device; a graph that ends in boxes needs none."""
+        if self.settings.decode == "boxes":
+            return None
+        return Tail(self.settings.output, partial(detect_tail.write, self.settings))
+
     def postprocess(self, outputs: Mapping[str, Array], index: int, placement: Placement) -> Detections:
-        return self._detections(outputs, index, placement, self._display)
+        """From the network's output, or from what the tail made of it where it is among `outputs`."""
+        if COUNT in outputs:
+            return self._suppressed_by_engine(outputs, index, placement)
+        if CANDIDATES in outputs:
+            found = decode.rows(outputs[CANDIDATES][index], self._display.confidence)
+            return self._detections(found, placement, self._display)
+        return self._from_raw(outputs, index, placement, self._display)
 
     def score_payload(self, outputs: Mapping[str, Array], index: int, placement: Placement) -> Detections:
-        return self._detections(outputs, index, placement, SCORING)
+        """Always from the network's own output: the tail keeps one class a candidate and the best alone."""
+        return self._from_raw(outputs, index, placement, SCORING)
 
     def scorer(self) -> AveragePrecision:
         return AveragePrecision()
 
-    def _detections(
+    def _from_raw(
         self, outputs: Mapping[str, Array], index: int, placement: Placement, thresholds: Thresholds
     ) -> Detections:
         raw = one_picture(outputs, self.settings.output, index, 2, "batch × candidates × values")
+        size = (placement.network_height, placement.network_width)
         with np.errstate(over="ignore", invalid="ignore"):  # a box without bounds is no box
-            found = self._decode(raw, self.settings, placement, thresholds)
-        found = found[np.isfinite(found.boxes).all(1)]
+            found = self._decode(raw, self.settings, size, thresholds)
+        return self._detections(found, placement, thresholds)
+
+    def _detections(self, found: Candidates, placement: Placement, thresholds: Thresholds) -> Detections:
+        """What is left of the candidates once boxes that overlap a better one are gone."""
+        found = found[np.isfinite(found.boxes).all(1) & np.isfinite(found.scores)]
         overlap = 1.0 if self.settings.decode == "boxes" else thresholds.overlap  # the graph did it itself
         best = found[suppress(found.boxes, found.scores, found.classes, overlap, thresholds.limit)]
-        boxes = to_image(best.boxes, placement)
-        return Detections(boxes, best.scores, best.classes, self.settings.labels)
+        return Detections(to_image(best.boxes, placement), best.scores, best.classes, self.settings.labels)
+
+    def _suppressed_by_engine(
+        self, outputs: Mapping[str, Array], index: int, placement: Placement
+    ) -> Detections:
+        """The boxes that the engine's own suppression kept: the first `count` rows hold them, best first."""
+        count = int(outputs[COUNT][index, 0])
+        boxes, scores, classes = (np.array(outputs[name][index, :count]) for name in (BOXES, SCORES, CLASSES))
+        return Detections(to_image(boxes, placement), scores, classes.astype(np.intp), self.settings.labels)
 
 
 def to_image(boxes: Floats, placement: Placement) -> Floats:
@@ -161,80 +161,6 @@ def to_image(boxes: Floats, placement: Placement) -> Floats:
     scale = np.array([placement.scale_x, placement.scale_y] * 2, np.float32)
     limits = np.array([placement.width, placement.height] * 2, np.float32)
     return np.asarray(np.clip((boxes - offset) / scale, 0, limits), np.float32)
-
-
-def _classes(boxes: Floats, scores: Floats, thresholds: Thresholds) -> Candidates:
-    """Boxes and their scores in all classes (N × classes) → one candidate a class that is likely enough."""
-    if thresholds.multi_label:
-        rows, classes = np.nonzero(scores > thresholds.confidence)
-    else:
-        classes = scores.argmax(1)
-        rows = np.flatnonzero(scores[np.arange(len(scores)), classes] > thresholds.confidence)
-        classes = classes[rows]
-    return Candidates(boxes[rows], scores[rows, classes], classes)
-
-
-@lru_cache(maxsize=8)
-def _grid(height: int, width: int, strides: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """Cell (x, y) and stride of every candidate of a YOLOX head: N × 2 and N × 1."""
-    cells, sizes = [], []
-    for stride in strides:
-        y, x = np.mgrid[: height // stride, : width // stride]
-        cells.append(np.stack([x, y], 2).reshape(-1, 2))
-        sizes.append(np.full((x.size, 1), stride))
-    return np.concatenate(cells).astype(np.float32), np.concatenate(sizes).astype(np.float32)
-
-
-def _decode_yolox(
-    raw: Floats, settings: DetectSettings, placement: Placement, thresholds: Thresholds
-) -> Candidates:
-    """xy = (o + cell) · stride, wh = exp(o) · stride, score = objectness · class (YOLOX demo_postprocess)."""
-    size = (placement.network_height, placement.network_width)
-    cells, strides = _grid(*size, settings.strides)
-    if len(cells) != len(raw) or raw.shape[1] < 6:
-        raise ModelError(
-            f"the detector's output is {raw.shape[0]}×{raw.shape[1]}",
-            f"YOLOX with strides {settings.strides} has {len(cells)}×(5 + classes) at {size[1]}×{size[0]}",
-            "check `strides` and `decode` in [task] and `size` in [input]",
-        )
-    likely = np.flatnonzero(raw[:, 4] > thresholds.confidence)  # a class is at most as likely as the object
-    raw, cells, strides = raw[likely], cells[likely], strides[likely]
-    centre, half = (raw[:, :2] + cells) * strides, np.exp(raw[:, 2:4]) * strides / 2
-    boxes = np.concatenate([centre - half, centre + half], 1)
-    return _classes(boxes, raw[:, 4:5] * raw[:, 5:], thresholds)
-
-
-def _decode_yolov8(
-    raw: Floats, settings: DetectSettings, placement: Placement, thresholds: Thresholds
-) -> Candidates:
-    if raw.shape[0] < 5:
-        raise ModelError(
-            f"the detector's output has {raw.shape[0]} rows", "4 + classes are expected", "check `decode`"
-        )
-    likely = np.flatnonzero(raw[4:].max(0) > thresholds.confidence)
-    chosen = raw[:, likely].T
-    centre, half = chosen[:, :2], chosen[:, 2:4] / 2
-    return _classes(np.concatenate([centre - half, centre + half], 1), chosen[:, 4:], thresholds)
-
-
-def _decode_boxes(
-    raw: Floats, settings: DetectSettings, placement: Placement, thresholds: Thresholds
-) -> Candidates:
-    if raw.shape[1] != 6:
-        raise ModelError(
-            f"the detector's output has {raw.shape[1]} columns",
-            "x1 y1 x2 y2 score class are expected",
-            "check `decode`",
-        )
-    likely = raw[raw[:, 4] > thresholds.confidence]
-    return Candidates(likely[:, :4], likely[:, 4], likely[:, 5].astype(np.intp))
-
-
-DECODERS: dict[str, Callable[[Floats, DetectSettings, Placement, Thresholds], Candidates]] = {
-    "yolox": _decode_yolox,
-    "yolov8": _decode_yolov8,
-    "boxes": _decode_boxes,
-}
 
 
 def create(settings: dict[str, Any], where: str) -> Detect:

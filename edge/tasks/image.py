@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 from edge.config import SamplesConfig, Section, validate
 from edge.errors import InputError, ModelError
 from edge.preprocess import Placement
-from edge.tasks import Sample, drawing
+from edge.tasks import Sample, Tail, drawing
 from edge.tasks.outputs import one_picture
 from edge.tasks.samples import find_samples, read_picture
 from edge.types import Array, Image
@@ -111,6 +111,10 @@ class ImageToImage:
         """The centre of the picture, made smaller by `scale`: what the network has to restore."""
         original = centre_crop(read_picture(sample.path), self.settings.crop)
         return shrink(original, self.settings.scale)
+
+    def tail(self) -> Tail | None:
+        """None: every pixel of the output is shown."""
+        return None
 
     def postprocess(self, outputs: Mapping[str, Array], index: int, placement: Placement) -> Picture:
         planes = one_picture(outputs, self.settings.output, index, 3, "batch × channels × height × width")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,10 +16,13 @@ from pydantic import Field, NonNegativeInt
 from edge.config import SamplesConfig, Section, validate
 from edge.errors import InputError, ModelError
 from edge.preprocess import Placement
-from edge.tasks import Sample, drawing
-from edge.tasks.outputs import one_picture
+from edge.tasks import Sample, Tail, drawing
+from edge.tasks.outputs import HEAT, one_picture
 from edge.tasks.samples import find_samples, read_picture
 from edge.types import Array, Image
+
+if TYPE_CHECKING:
+    from edge.build.tails import TailWriter
 
 
 class SegmentSettings(Section):
@@ -224,25 +227,51 @@ class Segment:
     def network_image(self, sample: Sample) -> Image:
         return read_picture(sample.path)
 
+    def tail(self) -> Tail:
+        """The one plane that is used, as probabilities."""
+        return Tail(self.settings.output, self._write_tail)
+
     def postprocess(self, outputs: Mapping[str, Array], index: int, placement: Placement) -> Mask:
-        settings = self.settings
-        planes = one_picture(outputs, settings.output, index, 3, "batch × channels × height × width")
-        if settings.channel >= len(planes):
-            raise ModelError(
-                f"no channel {settings.channel} in the heat map",
-                f"it has {len(planes)}",
-                "mend [task] channel",
-            )
-        heat = planes[settings.channel]
-        grid = (heat.shape[0], heat.shape[1])
-        window = Window.of(grid, placement)
-        heat = heat[window.rows, window.columns].astype(np.float32)  # a copy: the buffer belongs to its slot
-        if settings.scores == "logits":
-            heat = np.asarray(1 / (1 + np.exp(-heat)), np.float32)
-        return Mask(heat, window, grid, placement, settings.threshold, settings.min_area, settings.label)
+        """From the network's output, or from what the tail made of it where it is among `outputs`."""
+        if HEAT in outputs:
+            return self._mask(outputs[HEAT][index, 0], placement, logits=False)
+        return self.score_payload(outputs, index, placement)
 
     def score_payload(self, outputs: Mapping[str, Array], index: int, placement: Placement) -> Mask:
-        return self.postprocess(outputs, index, placement)
+        settings = self.settings
+        planes = one_picture(outputs, settings.output, index, 3, "batch × channels × height × width")
+        self._check_channel(len(planes))
+        return self._mask(planes[settings.channel], placement, settings.scores == "logits")
+
+    def _mask(self, plane: Array, placement: Placement, logits: bool) -> Mask:
+        settings, grid = self.settings, (plane.shape[0], plane.shape[1])
+        window = Window.of(grid, placement)
+        heat = plane[window.rows, window.columns].astype(np.float32)  # a copy: the buffer belongs to its slot
+        if logits:
+            with np.errstate(over="ignore"):  # far below zero: the probability is 0
+                heat = np.asarray(1 / (1 + np.exp(-heat)), np.float32)
+        return Mask(heat, window, grid, placement, settings.threshold, settings.min_area, settings.label)
+
+    def _check_channel(self, count: int) -> None:
+        if self.settings.channel >= count:
+            raise ModelError(
+                f"no channel {self.settings.channel} in the heat map",
+                f"it has {count}",
+                "mend [task] channel",
+            )
+
+    def _write_tail(self, w: TailWriter) -> None:
+        """Nothing for one plane of probabilities: that is what the host wants already."""
+        if len(w.shape) != 4:
+            return  # not a heat map; `postprocess` says so
+        _, channels, height, width = w.shape
+        self._check_channel(channels)
+        logits, channel = self.settings.scores == "logits", self.settings.channel
+        if channels == 1 and not logits:
+            return
+        heat = w.slice(w.raw, 1, channel, channel + 1)
+        w.publish(w.node("Sigmoid", heat) if logits else heat, HEAT, (1, height, width))
+        w.publish_sum()
 
     def scorer(self) -> PixelF1:
         return PixelF1(self)
