@@ -153,6 +153,9 @@ class TensorRTEngine:
         from edge.cuda.timeline import Timeline
 
         self.path, self.device, self.options = path, device, options
+        self.inputs: tuple[TensorSpec, ...] = ()
+        self.outputs: tuple[TensorSpec, ...] = ()
+        self.batch = 1
         self.trt, self.caps = trt, caps
         self.logger = recorder(trt)
         self._runtime = trt.Runtime(self.logger)
@@ -160,11 +163,11 @@ class TensorRTEngine:
         self.engine = self._runtime.deserialize_cuda_engine(content)
         if self.engine is None:
             raise self.refused(f"{caps.product} refuses {path}")
-        names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
-        specs = [self._spec(name) for name in names]
-        self.inputs = tuple(s for s in specs if self._is_input(s.name))
-        self.outputs = tuple(s for s in specs if not self._is_input(s.name))
-        self.batch = self._largest_batch(options.batch)
+        try:
+            self._describe()
+        except BaseException:
+            self.engine = None  # before its context goes
+            raise
         self._fitting = fitting(device, options.picture, self.inputs)
         self._contexts = _Contexts(self, hashlib.sha256(content).hexdigest())
         self._timeline = Timeline(device)
@@ -240,6 +243,18 @@ class TensorRTEngine:
         slot = assemble(self.device, self._timeline, executor, self.batch, picture, wanted, label)
         self._slots.append(slot)
         return slot
+
+    def _describe(self) -> None:
+        """Read the engine's tensors.
+
+        Raises:
+            RuntimeFault: a tensor has a type that slots cannot hold, or the profile is too small.
+        """
+        names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
+        specs = [self._spec(name) for name in names]
+        self.inputs = tuple(s for s in specs if self._is_input(s.name))
+        self.outputs = tuple(s for s in specs if not self._is_input(s.name))
+        self.batch = self._largest_batch(self.options.batch)
 
     def _check_room(self, nbytes: int) -> None:
         """An engine needs at least its own size for its weights.

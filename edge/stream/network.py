@@ -123,6 +123,7 @@ class Network:
         if self._reopen is None:
             raise RuntimeFault("the engine cannot be loaded again", "nobody said how")
         self._slots = []
+        self.engine.close()  # with it goes the dead context
         self.engine = self._reopen()
         self.warm_up()
 

@@ -1,0 +1,335 @@
+"""What can go wrong with a GPU and its driver: a clear error, nothing lost beside what failed."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes.cuda import FakeCuda
+from gpus import gpu_network, install, plan
+from streaming import SIZE, Collect, Script, feed, heatmap_graph, log_graph, pictures
+
+from edge.backends import EngineOptions, Expectation, backend
+from edge.cuda import driver
+from edge.errors import (
+    DeviceLost,
+    EdgeError,
+    InputError,
+    MissingPackage,
+    OutOfDeviceMemory,
+    RuntimeFault,
+    StoreError,
+)
+from edge.sources import Picture
+from edge.stream.run import Run
+
+
+@pytest.fixture
+def cuda() -> Iterator[FakeCuda]:
+    with FakeCuda(seed=1) as device:
+        yield device
+
+
+def load(path: Path, **options: Any) -> Any:
+    return backend("tensorrt").load(path, EngineOptions(**options))
+
+
+def refused(path: Path, kind: type[EdgeError], match: str, **options: Any) -> EdgeError:
+    """The error that loading ends in; it says what to do."""
+    with pytest.raises(kind, match=match) as caught:
+        load(path, **options)
+    assert caught.value.fix
+    return caught.value
+
+
+# ---------------------------------------------------------------------- the machine
+
+
+def test_no_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with FakeCuda(present=False) as cuda:
+        install(monkeypatch, cuda)
+        refused(plan(tmp_path), RuntimeFault, "no NVIDIA driver")
+
+
+def test_no_pycuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
+    install(monkeypatch, cuda)
+    monkeypatch.delitem(__import__("sys").modules, "pycuda.driver")
+    monkeypatch.delitem(__import__("sys").modules, "pycuda")
+    real = builtins.__import__
+
+    def absent(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("pycuda"):
+            raise ImportError("No module named 'pycuda'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    assert "pip install" in refused(plan(tmp_path), MissingPackage, "pycuda").fix
+
+
+def test_a_driver_older_than_tensorrt_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with FakeCuda(driver_version=12010) as cuda:
+        install(monkeypatch, cuda, version="11.0.0")
+        monkeypatch.setattr(cuda.driver, "get_version", lambda: (12, 0, 0))
+        refused(plan(tmp_path, version="11.0.0"), RuntimeFault, r"too old for TensorRT 11.0.0.*12\.1")
+        cuda.assert_clean()
+
+
+def test_a_driver_older_than_pycuda_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with FakeCuda(driver_version=11040) as cuda:
+        install(monkeypatch, cuda)
+        monkeypatch.setattr(cuda.driver, "get_version", lambda: (12, 4, 0))
+        refused(plan(tmp_path), RuntimeFault, "supports CUDA 11.4: PyCUDA was built for CUDA 12.4")
+
+
+def test_another_process_holds_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    install(monkeypatch, cuda)
+    cuda.fail_next("cuDevicePrimaryCtxRetain", "CUDA_ERROR_DEVICE_UNAVAILABLE")
+    error = refused(plan(tmp_path), RuntimeFault, "cannot use GPU 0")
+    assert "CUDA_ERROR_DEVICE_UNAVAILABLE" in error.why and "another process" in error.why
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
+    install(monkeypatch, cuda)
+    refused(plan(tmp_path), RuntimeFault, "no GPU 3: the driver sees 1", gpu=3)
+
+
+# ---------------------------------------------------------------------- the engine
+
+
+def test_a_tampered_engine_never_reaches_the_deserializer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    trt = install(monkeypatch, cuda)
+    monkeypatch.setattr(trt, "Runtime", lambda logger: pytest.fail("a byte of it was deserialized"))
+    path = plan(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    expected = Expectation(__import__("hashlib").sha256(path.read_bytes()).hexdigest())
+    path.write_bytes(content)
+    refused(path, StoreError, "changed after it was published", expected=expected)
+    assert not cuda.calls  # the GPU was not even opened
+
+
+def test_an_engine_of_another_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
+    install(monkeypatch, cuda)
+    path = plan(tmp_path, capability=(8, 9))
+    sha = __import__("hashlib").sha256(path.read_bytes()).hexdigest()
+    refused(path, StoreError, r"compute capability 8\.9", expected=Expectation(sha, compute_capability=(8, 9)))
+    error = refused(path, RuntimeFault, "refuses")  # without a manifest TensorRT itself says it
+    assert "expecting compute 8.9" in error.why or "incompatible device" in error.why
+    cuda.assert_clean()
+
+
+def test_an_engine_of_another_tensorrt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    install(monkeypatch, cuda)
+    path = plan(tmp_path, version="10.9.0")
+    sha = __import__("hashlib").sha256(path.read_bytes()).hexdigest()
+    expected = Expectation(sha, ("tensorrt", "10.9.0"))
+    assert "10.3.0" in refused(path, StoreError, r"compiled by TensorRT 10\.9\.0", expected=expected).why
+    assert "Version tag" in refused(path, RuntimeFault, "refuses").why
+    cuda.assert_clean()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a plan", bytes(range(256)) * 40])
+def test_a_file_that_is_no_engine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda, content: bytes
+) -> None:
+    install(monkeypatch, cuda)
+    (tmp_path / "engine.plan").write_bytes(content)
+    refused(tmp_path / "engine.plan", RuntimeFault, "refuses")
+    cuda.assert_clean()
+
+
+def test_an_engine_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    install(monkeypatch, cuda)
+    refused(tmp_path / "none.plan", InputError, "cannot read")
+
+
+def test_shapes_outside_the_profile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    install(monkeypatch, cuda)
+    graph = heatmap_graph(tmp_path / "tiny.onnx", "h", "w", "n")
+    path = plan(tmp_path, graph=graph)  # batches of 1 to 4, sides of 8 to 1024
+    with pytest.raises(RuntimeFault, match="batch of 9: the engine's profile goes up to 4"):
+        load(path, batch=9, size=(SIZE, SIZE))
+    engine = load(path, size=(4, 4))
+    with pytest.raises(RuntimeFault, match=r"profile goes from \[1, 3, 8, 8\] to \[4, 3, 1024, 1024\]"):
+        engine.slot()
+    engine.close()
+    cuda.assert_clean()
+
+
+def test_no_memory_for_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with FakeCuda(total_memory=500) as cuda:
+        install(monkeypatch, cuda)
+        refused(plan(tmp_path), OutOfDeviceMemory, "does not fit")
+        cuda.assert_clean()
+
+
+def test_no_memory_for_a_slot_leaves_the_others_running(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    install(monkeypatch, cuda)
+    engine = load(plan(tmp_path))
+    slot = engine.slot()
+    cuda.fail_next("cuMemAlloc", "CUDA_ERROR_OUT_OF_MEMORY", after=1)
+    with pytest.raises(OutOfDeviceMemory, match="CUDA_ERROR_OUT_OF_MEMORY"):
+        engine.slot()
+    before = cuda.used_memory
+    with pytest.raises(OutOfDeviceMemory):
+        cuda.fail_next("cuMemHostAlloc", "CUDA_ERROR_OUT_OF_MEMORY")
+        engine.slot()
+    assert cuda.used_memory == before, "half a slot kept its memory"
+    slot.submit()
+    assert np.isfinite(slot.wait()["heatmap"]).all()
+    engine.close()
+    cuda.assert_clean()
+
+
+# ---------------------------------------------------------------------- in mid-run
+
+
+def run(network: Any, *scripts: list[Any], serial: bool = False) -> tuple[dict[str, Any], Collect, int]:
+    sink = Collect()
+    feeds = [feed(f"f{i}", Script(steps)) for i, steps in enumerate(scripts)]
+    done = Run(network, feeds, [("collect:", sink)], serial=serial).go()
+    return done.data, sink, done.exit_code
+
+
+@pytest.mark.parametrize("serial", [False, True], ids=["overlapped", "serial"])
+def test_a_lost_context_is_made_anew_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda, serial: bool
+) -> None:
+    install(monkeypatch, cuda)
+    network = gpu_network(plan(tmp_path))
+    network.warm_up()
+    cuda.fail_next("cuEventSynchronize", "CUDA_ERROR_ILLEGAL_ADDRESS", after=4)
+    data, sink, code = run(network, pictures(20), serial=serial)
+    row = data["feeds"][0]
+    assert data["rebuilds"] == 1 and data["stopped"] is None and code == RuntimeFault.exit_code
+    lost = row["failures"]["infer"]
+    assert 1 <= lost <= 3 and row["delivered"] == 20 - lost == len(sink.results)
+    assert sink.sequence("f0") == sorted(sink.sequence("f0"))
+    network.close()
+    cuda.assert_clean()
+
+
+def test_a_context_lost_twice_stops_the_run_in_good_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    install(monkeypatch, cuda)
+    network = gpu_network(plan(tmp_path))
+    network.warm_up()
+    cuda.fail_next("cuEventSynchronize", "CUDA_ERROR_LAUNCH_FAILED", after=3)
+    cuda.fail_next("cuMemcpyHtoDAsync", "CUDA_ERROR_ILLEGAL_ADDRESS", after=12)
+    data, sink, code = run(network, pictures(30))
+    row = data["feeds"][0]
+    assert data["rebuilds"] == 1 and "CUDA_ERROR_ILLEGAL_ADDRESS" in data["stopped"]
+    assert code == RuntimeFault.exit_code
+    assert row["captured"] == row["delivered"] + row["failed"] + sum(row["dropped"].values())
+    assert 0 < row["delivered"] == len(sink.results) < 30
+    network.close()
+    cuda.assert_clean()
+
+
+def test_a_gpu_that_does_not_come_back_stops_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    install(monkeypatch, cuda)
+    network = gpu_network(plan(tmp_path))
+    network.warm_up()
+    cuda.fail_next("cuEventSynchronize", "CUDA_ERROR_ILLEGAL_ADDRESS", after=4)
+    cuda.fail_next("cuDevicePrimaryCtxRetain", "CUDA_ERROR_DEVICE_UNAVAILABLE")
+    data, _, code = run(network, pictures(10))
+    assert data["rebuilds"] == 0 and "ILLEGAL_ADDRESS" in data["stopped"] and code == RuntimeFault.exit_code
+
+
+def test_a_failed_batch_is_counted_and_the_next_one_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    install(monkeypatch, cuda)
+    network = gpu_network(plan(tmp_path))
+    network.warm_up()
+    cuda.fail_next("cuMemcpyDtoHAsync", "CUDA_ERROR_INVALID_VALUE", after=5)
+    data, sink, _ = run(network, pictures(12))
+    assert data["feeds"][0]["failures"] == {"infer": 1} and data["rebuilds"] == 0
+    assert len(sink.results) == 11
+    network.close()
+    cuda.assert_clean()
+
+
+@pytest.mark.parametrize("integrated", [False, True], ids=["discrete", "integrated"])
+def test_a_picture_too_large_for_the_memory_fails_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, integrated: bool
+) -> None:
+    with FakeCuda(seed=2, integrated=integrated) as cuda:
+        install(monkeypatch, cuda)
+        network = gpu_network(plan(tmp_path), pictures=True)
+        if not network.engine.takes_pictures:
+            pytest.skip("g++ is not installed: the kernel cannot be run here")
+        network.warm_up()
+        cuda.fail_next("cuMemHostAlloc", "CUDA_ERROR_OUT_OF_MEMORY")
+        large = [Picture(np.zeros((400, 640, 3), np.uint8))] * 1
+        data, sink, _ = run(network, pictures(6, size=(24, 32)), large, pictures(6, seed=1, size=(24, 32)))
+        assert [row["delivered"] for row in data["feeds"]] == [6, 0, 6]
+        assert data["feeds"][1]["failures"] == {"preprocess": 1}
+        network.close()
+        cuda.assert_clean()
+
+
+def test_nan_is_flagged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
+    install(monkeypatch, cuda)
+    graph = log_graph(tmp_path / "tiny.onnx")
+    network = gpu_network(plan(tmp_path, graph=graph))
+    white = [Picture(np.full((SIZE, SIZE, 3), 255, np.uint8))] * 2
+    black = [Picture(np.zeros((SIZE, SIZE, 3), np.uint8))]
+    data, sink, code = run(network, [*white, *black, *white])
+    assert [bool(result.flags) for result in sink.results] == [False, False, True, False, False]
+    assert data["feeds"][0]["flags"] == {"nan": 1} and code == RuntimeFault.exit_code
+    network.close()
+    cuda.assert_clean()
+
+
+def test_calls_from_a_second_thread_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    import threading
+
+    install(monkeypatch, cuda)
+    engine = load(plan(tmp_path))
+    found: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            engine.slot()
+        except RuntimeFault as e:
+            found.append(e)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert "second thread" in str(found[0])
+    engine.close()
+    cuda.assert_clean()
+
+
+def test_sticky_errors_are_told_from_others(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda) -> None:
+    cuda.install(monkeypatch)
+    bindings = driver.bindings()
+    lost = driver.fault("x", cuda.driver.LaunchError("cuStreamSynchronize failed: unspecified launch failure"), bindings)
+    assert isinstance(lost, DeviceLost) and "CUDA_ERROR_LAUNCH_FAILED" in lost.why
+    full = driver.fault("x", cuda.driver.MemoryError("cuMemAlloc failed: out of memory"), bindings)
+    assert isinstance(full, OutOfDeviceMemory) and isinstance(full, MemoryError)
+    odd = driver.fault("x", cuda.driver.LogicError("cuX failed: something new"), bindings)
+    assert type(odd) is RuntimeFault and "something new" in odd.why
