@@ -1,4 +1,4 @@
-"""What the tests of the GPU runtime share: a network on a simulated device, its pictures fitted there or here."""
+"""What the tests of the GPU runtime share: a network on a simulated device, pictures fitted there or here."""
 
 from __future__ import annotations
 

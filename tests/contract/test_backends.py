@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes.cuda import FakeCuda
+from fakes.ort import FakeOnnxRuntime
+from gpus import install, plan
 from streaming import SIZE, heatmap_graph, log_graph
 
 from edge.backends import BACKENDS, Engine, EngineOptions, backend
 from edge.errors import EdgeError, RuntimeFault, UsageError
+from edge.machine import Machine, detect
 
-RUNNABLE = [name for name in BACKENDS if name in ("onnxruntime", "null")]
-"""Those that need no GPU; the others run the same promises in tests/gpu."""
+GPU = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda")
+"""These run on a simulated device here, and on a real one in tests/gpu."""
 
 
-@pytest.fixture(params=RUNNABLE)
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    path = Path("null:") if request.param == "null" else heatmap_graph(tmp_path / "tiny.onnx")
-    engine = backend(request.param).load(path, EngineOptions(threads=1))
-    yield engine
-    engine.close()
+@pytest.fixture(params=BACKENDS)
+def engine(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Engine]:
+    name = request.param
+    if name not in GPU:
+        path = Path("null:") if name == "null" else heatmap_graph(tmp_path / "tiny.onnx")
+        engine = backend(name).load(path, EngineOptions(threads=1))
+        yield engine
+        engine.close()
+        return
+    with FakeCuda(seed=3) as cuda:
+        rtx = name == "tensorrt_rtx"
+        monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
+        install(monkeypatch, cuda, "1.7.1.116" if rtx else "10.3.0", rtx)
+        FakeOnnxRuntime(cuda).install(monkeypatch)
+        path = plan(tmp_path, version="1.7.1.116" if rtx else "10.3.0", rtx=rtx)
+        engine = backend(name).load(
+            path if name != "onnxruntime_cuda" else tmp_path / "tiny.onnx", EngineOptions()
+        )
+        yield engine
+        engine.close()
+        cuda.assert_clean()
 
 
 def fill(inputs: object, seed: int) -> dict[str, np.ndarray]:
@@ -31,10 +51,11 @@ def fill(inputs: object, seed: int) -> dict[str, np.ndarray]:
     return {name: random.random(array.shape, np.float32) for name, array in inputs.items()}  # type: ignore[attr-defined]
 
 
-def test_every_backend_of_the_table_has_a_load_or_is_still_to_come() -> None:
-    for name, module in BACKENDS.items():
-        if importlib.util.find_spec(module) is not None:
-            assert callable(backend(name).load)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_backend_says_whether_it_can_run_here(name: str) -> None:
+    bare, full = Machine("none", "x86_64"), detect()
+    assert bool(backend(name).unavailable(bare)) == (name != "null")
+    assert isinstance(backend(name).unavailable(full), str)
 
 
 def test_an_unknown_backend_names_the_nearest() -> None:

@@ -120,7 +120,9 @@ def test_an_engine_of_another_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     install(monkeypatch, cuda)
     path = plan(tmp_path, capability=(8, 9))
     sha = __import__("hashlib").sha256(path.read_bytes()).hexdigest()
-    refused(path, StoreError, r"compute capability 8\.9", expected=Expectation(sha, compute_capability=(8, 9)))
+    refused(
+        path, StoreError, r"compute capability 8\.9", expected=Expectation(sha, compute_capability=(8, 9))
+    )
     error = refused(path, RuntimeFault, "refuses")  # without a manifest TensorRT itself says it
     assert "expecting compute 8.9" in error.why or "incompatible device" in error.why
     cuda.assert_clean()
@@ -148,16 +150,12 @@ def test_a_file_that_is_no_engine(
     cuda.assert_clean()
 
 
-def test_an_engine_that_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
-) -> None:
+def test_an_engine_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
     install(monkeypatch, cuda)
     refused(tmp_path / "none.plan", InputError, "cannot read")
 
 
-def test_shapes_outside_the_profile(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
-) -> None:
+def test_shapes_outside_the_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
     install(monkeypatch, cuda)
     graph = heatmap_graph(tmp_path / "tiny.onnx", "h", "w", "n")
     path = plan(tmp_path, graph=graph)  # batches of 1 to 4, sides of 8 to 1024
@@ -281,7 +279,7 @@ def test_a_picture_too_large_for_the_memory_fails_alone(
         network.warm_up()
         cuda.fail_next("cuMemHostAlloc", "CUDA_ERROR_OUT_OF_MEMORY")
         large = [Picture(np.zeros((400, 640, 3), np.uint8))] * 1
-        data, sink, _ = run(network, pictures(6, size=(24, 32)), large, pictures(6, seed=1, size=(24, 32)))
+        data, _, _ = run(network, pictures(6, size=(24, 32)), large, pictures(6, seed=1, size=(24, 32)))
         assert [row["delivered"] for row in data["feeds"]] == [6, 0, 6]
         assert data["feeds"][1]["failures"] == {"preprocess": 1}
         network.close()
@@ -327,7 +325,9 @@ def test_calls_from_a_second_thread_are_refused(
 def test_sticky_errors_are_told_from_others(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda) -> None:
     cuda.install(monkeypatch)
     bindings = driver.bindings()
-    lost = driver.fault("x", cuda.driver.LaunchError("cuStreamSynchronize failed: unspecified launch failure"), bindings)
+    lost = driver.fault(
+        "x", cuda.driver.LaunchError("cuStreamSynchronize failed: unspecified launch failure"), bindings
+    )
     assert isinstance(lost, DeviceLost) and "CUDA_ERROR_LAUNCH_FAILED" in lost.why
     full = driver.fault("x", cuda.driver.MemoryError("cuMemAlloc failed: out of memory"), bindings)
     assert isinstance(full, OutOfDeviceMemory) and isinstance(full, MemoryError)

@@ -1,0 +1,217 @@
+"""Streams through a GPU: the processor's findings, batches, page-locked frames, no allocations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes.cuda import FakeCuda
+from gpus import gpu_network, install, plan
+from kernel_on_host import ABSENT
+from streaming import Collect, Script, feed, heatmap_graph, network_of, pictures
+
+from edge.backends import EngineOptions
+from edge.sources import Allocate, Picture, numpy_memory
+from edge.stream.metrics import DeviceTimes, merged
+from edge.stream.run import Run
+
+needs_kernel = pytest.mark.skipif(bool(ABSENT), reason=ABSENT)
+
+
+@pytest.fixture(params=[False, True], ids=["discrete", "integrated"])
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    with FakeCuda(seed=5, integrated=request.param) as device:
+        install(monkeypatch, device)
+        yield device
+
+
+def stream(network: Any, *sources: Any, serial: bool = False) -> tuple[dict[str, Any], list[Any]]:
+    """The summary, and each result's finding by feed and frame."""
+    sink = Collect()
+    feeds = [feed(f"f{i}", source) for i, source in enumerate(sources)]
+    data = Run(network, feeds, [("collect:", sink)], serial=serial).go().data
+    found = {(r.frame.feed, r.frame.seq): r.payload.to_json() for r in sink.results}
+    return data, [found[key] for key in sorted(found)]
+
+
+class Decoder:
+    """A source that decodes into memory it is lent, as a video file does."""
+
+    label, live, paced, fps, truth_kind, problem = "decoder", False, False, None, None, None
+
+    def __init__(self, images: list[Any]) -> None:
+        self.images = iter(images)
+        self.allocate: Allocate = numpy_memory
+
+    def read(self) -> Picture | None:
+        image = next(self.images, None)
+        if image is None:
+            return None
+        buffer = self.allocate(image.shape)
+        buffer[...] = image
+        return Picture(buffer)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 4])
+@pytest.mark.parametrize("on_device", [False, pytest.param(True, marks=needs_kernel)])
+def test_findings_are_those_of_the_processor(
+    cuda: FakeCuda, tmp_path: Path, slots: int, on_device: bool
+) -> None:
+    network = gpu_network(plan(tmp_path), pictures=on_device, slots=slots)
+    assert network.engine.takes_pictures == on_device
+    data, found = stream(network, Script(pictures(15)))
+    network.close()
+    cpu = network_of(tmp_path / "tiny.onnx")
+    _, expected = stream(cpu, Script(pictures(15)), serial=True)
+    cpu.close()
+    assert found == expected and len(found) == 15
+    assert data["slots"] == slots and data["device"]["batches"] == 15
+    cuda.assert_clean()
+
+
+@needs_kernel
+@pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "no graphs"])
+def test_batches_of_several_feeds_give_what_single_frames_give(
+    cuda: FakeCuda, tmp_path: Path, graphs: bool
+) -> None:
+    graph = heatmap_graph(tmp_path / "tiny.onnx", batch="n")
+    options = EngineOptions(batch=4, graphs=graphs)
+    sizes = [(24, 40), (48, 32), (33, 17)]
+    sources = [[Script(pictures(9, seed, size)) for seed, size in enumerate(sizes)] for _ in range(2)]
+    network = gpu_network(plan(tmp_path, graph=graph), options, pictures=True, patience=0.05)
+    data, found = stream(network, *sources[0])
+    network.close()
+    single = gpu_network(plan(tmp_path, graph=graph), pictures=True)
+    _, expected = stream(single, *sources[1])
+    single.close()
+    assert found == expected and len(found) == 27
+    assert data["device"]["batches"] < 27, "nothing was batched"
+    cuda.assert_clean()
+
+
+def test_a_batch_does_not_wait_for_feeds_that_have_ended(cuda: FakeCuda, tmp_path: Path) -> None:
+    graph = heatmap_graph(tmp_path / "tiny.onnx", batch="n")
+    network = gpu_network(plan(tmp_path, graph=graph), EngineOptions(batch=4), patience=3600.0)
+    _, found = stream(network, Script(pictures(3)))
+    assert len(found) == 3
+    network.close()
+
+
+@needs_kernel
+def test_a_steady_run_allocates_nothing(cuda: FakeCuda, tmp_path: Path) -> None:
+    network = gpu_network(plan(tmp_path), pictures=True)
+    network.warm_up()
+    images = [picture.image for picture in pictures(60)]
+    data, _ = stream(network, Decoder(images[:20]))
+    before = cuda.allocations
+    data, _ = stream(network, Decoder(images))
+    assert cuda.allocations == before, "the driver was asked for memory"
+    assert data["device"]["allocations_after_warm_up"] == 0
+    network.close()
+    cuda.assert_clean()
+
+
+@needs_kernel
+def test_frames_in_page_locked_buffers_are_not_copied_on_the_host(cuda: FakeCuda, tmp_path: Path) -> None:
+    network = gpu_network(plan(tmp_path), pictures=True)
+    frames = network.engine.frames  # type: ignore[attr-defined]
+    images = [picture.image for picture in pictures(30)]
+    _, found = stream(network, Decoder(images))
+    lent = frames.take(images[0].shape)
+    assert frames.holds(lent) and not frames.holds(lent[1:]) and not frames.holds(images[0])
+    _, expected = stream(network, Script([Picture(image) for image in images]))
+    assert found == expected
+    network.close()
+    lent[...] = 7  # a sink may still hold it
+    assert (lent == 7).all()
+    cuda.assert_clean()
+
+
+@needs_kernel
+def test_buffers_come_back_and_an_empty_pool_is_no_obstacle(cuda: FakeCuda, tmp_path: Path) -> None:
+    network = gpu_network(plan(tmp_path), pictures=True)
+    frames = network.engine.frames  # type: ignore[attr-defined]
+    shape = (8, 8, 3)
+    assert not frames.holds(frames.take(shape))  # this size was not known yet
+    frames.provide_wanted()
+    held = [frames.take(shape) for _ in range(frames.count + 2)]
+    assert [frames.holds(image) for image in held] == [True] * frames.count + [False] * 2
+    part = held[0][2:4]
+    held.clear()
+    again = [frames.take(shape) for _ in range(frames.count)]
+    assert sum(map(frames.holds, again)) == frames.count - 1, (
+        "a buffer came back while a part of it was in use"
+    )
+    del part
+    assert frames.holds(frames.take(shape))
+    again.clear()
+    network.close()
+    cuda.assert_clean()
+
+
+def test_only_the_outputs_that_are_wanted_are_copied(cuda: FakeCuda, tmp_path: Path) -> None:
+    network = gpu_network(plan(tmp_path), EngineOptions(outputs=()))
+    slot = network.slot()
+    slot.submit()
+    assert slot.wait() == {}
+    assert cuda.calls["cuMemcpyDtoHAsync"] == 0
+    everything = network.engine.run({"image": np.zeros((1, 3, 32, 32), np.float32)})
+    assert set(everything) == {"heatmap"}
+    network.close()
+    cuda.assert_clean()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_engines_close_in_any_order(cuda: FakeCuda, tmp_path: Path, order: tuple[int, ...]) -> None:
+    networks = [gpu_network(plan(tmp_path)) for _ in range(3)]
+    for network in networks:
+        network.warm_up()
+    for index in order:
+        networks[index].close()
+        networks[index].close()
+    cuda.assert_clean()
+
+
+def test_closing_ends_what_is_in_flight_first(cuda: FakeCuda, tmp_path: Path) -> None:
+    network = gpu_network(plan(tmp_path))
+    for slot in network.slots():
+        slot.submit()
+    network.close()
+    cuda.assert_clean()
+
+
+def spans(copy_in: float, execute: float, length: float = 1.0) -> dict[str, tuple[float, float]]:
+    """A batch that is copied in at one time and executed at another."""
+    end = execute + length
+    return {
+        "copy_in": (copy_in, copy_in + 0.2),
+        "preprocess": (copy_in + 0.2, copy_in + 0.4),
+        "execute": (execute, end),
+        "copy_out": (end, end + 0.1),
+    }
+
+
+def test_overlap_is_the_share_of_copies_that_run_beside_another_execution() -> None:
+    hidden, bare = DeviceTimes(2), DeviceTimes(2)
+    for n in range(20):
+        hidden.add(spans(n - 0.8, n))  # copied in while the one before executes, out while the next does
+        bare.add(spans(2 * n - 0.4, 2 * n))  # the device waits for every copy
+    assert hidden.summary()["overlap_ratio"] == pytest.approx(1.0)
+    assert bare.summary()["overlap_ratio"] == 0.0
+    assert hidden.summary()["stages_ms"]["execute"] == pytest.approx(1000)
+
+
+def test_overlap_is_unknown_before_batches_ran_beside_each_other() -> None:
+    times = DeviceTimes(2)
+    times.add(spans(0, 1))
+    assert times.summary()["overlap_ratio"] is None
+
+
+def test_merged_spans_do_not_overlap() -> None:
+    assert merged([(3, 4), (0, 1), (0.5, 2), (2, 2.5)]) == [(0, 2.5), (3, 4)]
