@@ -14,6 +14,7 @@ from edge.backends import Engine, EngineOptions, Expectation, PictureEngine, Pic
 from edge.config import InputConfig, ModelConfig, validate
 from edge.errors import ModelError, RuntimeFault
 from edge.targets import parse_capability
+from edge.tasks.outputs import SUM, streamed
 from edge.types import Array, EngineId, Frame, Image, Payload
 
 if TYPE_CHECKING:
@@ -199,7 +200,6 @@ def open_network(
     """
     from edge import tasks
     from edge.preprocess import Preprocess
-
     manifest = entry.manifest
     config = validate(ModelConfig, manifest.config, f"the config in {entry.path / 'manifest.json'}")
     options = replace(options, size=config.input.size, picture=config.input, expected=_expectation(manifest))
@@ -271,9 +271,13 @@ def usable_cores() -> int:
 
 
 def has_nan(outputs: Mapping[str, Array], index: int | None = None) -> bool:
-    """Whether an output (of picture `index` of the batch) holds NaN or infinity. The sum tells without a
-    temporary array; only a sum that is not finite, which large finite values can cause too, needs the closer
-    look."""
+    """Whether an output (of picture `index` of the batch) holds NaN or infinity.
+
+    The sum tells without a temporary array; only a sum that is not finite, which large finite values can cause
+    too, needs the closer look. Where the device has summed up already, its sum is all there is to look at.
+    """
+    if SUM in outputs:
+        return not np.isfinite(outputs[SUM] if index is None else outputs[SUM][index]).all()
     for array in outputs.values():
         if array.dtype.kind != "f":
             continue
