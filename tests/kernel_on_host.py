@@ -120,7 +120,7 @@ def install(cuda: Any, monkeypatch: Any, cache: Path) -> None:
     """The same, and `edge.cuda.kernels` takes this for its compiler, which keeps its work in `cache`."""
     register(cuda)
     monkeypatch.setenv("EDGE_CACHE", str(cache))
-    monkeypatch.setattr("edge.cuda.kernels.compilers", lambda: ([_HostCompiler()], []))
+    monkeypatch.setattr("edge.cuda.kernels.compilers", lambda problems: iter([_HostCompiler()]))
 
 
 class _HostCompiler:
@@ -138,7 +138,7 @@ class HostDevice:
         self.raw = self
         self.allocations = 0
 
-    def exchange(self, shape: tuple[int, ...], dtype: Any) -> HostExchange:
+    def exchange(self, shape: tuple[int, ...], dtype: Any, copied: bool) -> HostExchange:
         self.allocations += 1
         return HostExchange(np.full(shape, -1, dtype))
 

@@ -56,7 +56,7 @@ class Exchange(Resource):
 
 
 class CopiedExchange(Exchange):
-    """Page-locked host memory and memory of a discrete GPU."""
+    """Page-locked host memory and memory of the device."""
 
     def __init__(
         self, device: Device, shape: tuple[int, ...], dtype: np.dtype[Any], write_combined: bool

@@ -137,17 +137,21 @@ class Device:
         self._check_thread()
         return DeviceArray(self, tuple(shape), np.dtype(dtype))
 
-    def exchange(self, shape: Sequence[int], dtype: Any, write_combined: bool = False) -> Exchange:
+    def exchange(
+        self, shape: Sequence[int], dtype: Any, write_combined: bool = False, copied: bool = False
+    ) -> Exchange:
         """A host array and device memory of the same size, with the copies between them.
 
         Args:
             write_combined: faster to copy from, very slow for the processor to read: for input only.
+            copied: memory of its own on an integrated GPU too. It caches that, but not what it shares with
+                the processor (CUDA for Tegra, "Memory Management"): for what is read again and again.
 
         Raises:
             OutOfDeviceMemory: there is not enough.
         """
         self._check_thread()
-        kind = MappedExchange if self.integrated else CopiedExchange
+        kind = MappedExchange if self.integrated and not copied else CopiedExchange
         return kind(self, tuple(shape), np.dtype(dtype), write_combined)
 
     def module(self, image: bytes) -> Any:

@@ -98,30 +98,30 @@ def _run(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def _find_nvcc() -> str | None:
+def find_nvcc() -> str | None:
     """On the PATH, or where the CUDA toolkit and JetPack put it."""
     folders = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
     places = [str(Path(folder, "bin")) for folder in folders if folder]
     return shutil.which("nvcc") or shutil.which("nvcc", path=os.pathsep.join(places))
 
 
-def compilers() -> tuple[list[Compiler], list[str]]:
-    """The compilers of this machine in order of preference, and why others cannot be used."""
-    found: list[Compiler] = []
-    problems: list[str] = []
-    candidates: tuple[tuple[str, str | Path | None, Callable[[Any], Compiler]], ...] = (
-        ("nvcc", _find_nvcc(), _Nvcc),
-        ("NVRTC", nvrtc.find(), _Nvrtc),
+def compilers(problems: list[str]) -> Iterator[Compiler]:
+    """The compilers of this machine in order of preference; why others cannot be used goes to `problems`."""
+    candidates: tuple[tuple[str, Callable[[], Any], Callable[[Any], Compiler]], ...] = (
+        ("nvcc", find_nvcc, _Nvcc),
+        ("NVRTC", nvrtc.find, _Nvrtc),
     )
-    for name, place, make in candidates:
+    for name, find, make in candidates:
+        place = find()
         if place is None:
             problems.append(f"{name} is not installed")
             continue
         try:
-            found.append(make(place))
+            compiler = make(place)
         except RuntimeFault as e:
             problems.append(str(e))
-    return found, problems
+        else:
+            yield compiler
 
 
 def available(capability: ComputeCapability | None = None) -> str:
@@ -132,8 +132,8 @@ def available(capability: ComputeCapability | None = None) -> str:
     """
     if capability is not None and _cached(capability):
         return ""
-    found, problems = compilers()
-    return "" if found else "; ".join(problems)
+    problems: list[str] = []
+    return "" if any(True for _ in compilers(problems)) else "; ".join(problems)
 
 
 def compiled(capability: ComputeCapability) -> bytes:
@@ -143,10 +143,7 @@ def compiled(capability: ComputeCapability) -> bytes:
         MissingPackage: there is no compiler, and nothing in the cache.
         RuntimeFault: no compiler can compile it.
     """
-    problems: list[str] = []
-    for image in _images(capability, problems):
-        return image
-    raise _nowhere(capability, problems)
+    return next(_images(capability, []))
 
 
 def load(device: Device) -> PreprocessKernel:
@@ -158,22 +155,27 @@ def load(device: Device) -> PreprocessKernel:
         DeviceLost, OutOfDeviceMemory: as they say.
     """
     problems: list[str] = []
-    for image in _images(device.compute_capability, problems):
+    images = _images(device.compute_capability, problems)
+    while True:
+        image = next(images)  # after the last one this is the error that tells all problems
         try:
             return PreprocessKernel(device.module(image))
         except (DeviceLost, OutOfDeviceMemory):
             raise
         except RuntimeFault as e:  # of a newer CUDA than the driver's, for example
             problems.append(str(e))
-    raise _nowhere(device.compute_capability, problems)
 
 
 def _images(capability: ComputeCapability, problems: list[str]) -> Iterator[bytes]:
-    """Cubins for a GPU, each made when it is asked for; what goes wrong on the way is added to `problems`."""
-    found, missing = compilers()
-    problems += missing
+    """Cubins for a GPU, each made when it is asked for; an error once there is no further one.
+
+    Args:
+        problems: what went wrong on the way; a caller that has no use for an image adds why.
+    """
     tried: set[bytes] = set()
-    for compiler in found:
+    found = False
+    for compiler in compilers(problems):
+        found = True
         try:
             image = _made_by(compiler, capability)
         except RuntimeFault as e:
@@ -182,12 +184,11 @@ def _images(capability: ComputeCapability, problems: list[str]) -> Iterator[byte
         tried.add(image)
         yield image
     yield from (old for old in _cached(capability) if old not in tried)  # or one that was copied here
-
-
-def _nowhere(capability: ComputeCapability, problems: list[str]) -> EdgeError:
-    what = f"there is no preprocessing kernel for compute capability {_text(capability)}"
-    kind = RuntimeFault if compilers()[0] else MissingPackage
-    return kind(what, "; ".join(problems), _INSTALL)
+    raise (RuntimeFault if found else MissingPackage)(
+        f"there is no preprocessing kernel for compute capability {_text(capability)}",
+        "; ".join(problems),
+        _INSTALL,
+    )
 
 
 def _made_by(compiler: Compiler, capability: ComputeCapability) -> bytes:
@@ -196,7 +197,7 @@ def _made_by(compiler: Compiler, capability: ComputeCapability) -> bytes:
     if (content := _unsealed(cache.read(name))) is not None:
         return content
     content = compiler.compile(source, _arch(capability))
-    if not cache.write(name, hashlib.sha256(content).digest() + content):
+    if not cache.write(name, sealed(content)):
         log.info("the compiled kernel cannot be kept in %s", cache.folder())
     return content
 
@@ -215,8 +216,13 @@ def _cached(capability: ComputeCapability) -> list[bytes]:
     return [content for content in entries if content is not None]
 
 
+def sealed(content: bytes) -> bytes:
+    """A cache entry: the content behind its own SHA-256."""
+    return hashlib.sha256(content).digest() + content
+
+
 def _unsealed(entry: bytes | None) -> bytes | None:
-    """The content of a cache entry, which begins with its SHA-256; None if it is damaged."""
+    """The content of a cache entry; None if there is none or it is damaged."""
     if entry is None or hashlib.sha256(entry[_DIGEST:]).digest() != entry[:_DIGEST]:
         return None
     return entry[_DIGEST:]

@@ -172,27 +172,31 @@ class PicturePreprocess:
 
     def _add(self, stream: Stream, picture: SourcePicture) -> _Layout:
         check_picture(picture)
+        entry = self._kernel.entry(picture.format, self.config.channels, self._words.itemsize)
         fit = plan_fit(self.config, picture.height, picture.width)
         weights = self._buffer(stream)
-        addresses = self._write(weights, *rule.visible_taps(fit))
-        weights.upload(stream)
-        layout = _Layout(
-            fit.placement,
-            self._kernel.entry(picture.format, self.config.channels, self._words.itemsize),
-            weights,
-            (*addresses, *self._geometry(picture, fit)),
-            picture.pitch * picture.height if picture.format == "nv12" else 0,
-            _PIXEL_BYTES["gray16"] if picture.format == "gray16" else 1,
-            picture.format == "gray16",
+        try:
+            addresses = self._write(weights, *rule.visible_taps(fit))
+            weights.upload(stream)
+        except BaseException:
+            weights.free()
+            raise
+        layout = self._layouts[picture[1:6]] = _Layout(
+            placement=fit.placement,
+            launch=entry,
+            weights=weights,
+            constants=(*addresses, *self._geometry(picture, fit)),
+            chroma_offset=picture.pitch * picture.height,
+            alignment=_PIXEL_BYTES["gray16"] if picture.format == "gray16" else 1,
+            looks_up=picture.format == "gray16",
         )
-        self._layouts[picture[1:6]] = layout
         return layout
 
     def _buffer(self, stream: Stream) -> Exchange:
         """Memory for the weights of one size: new, or that of the size that has been known the longest."""
         if len(self._layouts) < SIZES:
             taps = sum(self.config.size) * rule.TAP
-            return self._device.exchange((taps + self._words.nbytes // 4,), np.int32)
+            return self._device.exchange((taps + self._words.nbytes // 4,), np.int32, copied=True)
         stream.synchronize()  # launches in flight may still read it
         return self._layouts.pop(next(iter(self._layouts))).weights
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import cv2
@@ -28,6 +29,9 @@ NUMPY = {
     "int8": np.dtype(np.int8),
     "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
 }
+
+OPENCV_LEVELS = 0 if platform.machine() in ("x86_64", "AMD64") else 2
+"""How many grey levels OpenCV may be off its own rule: its kernels for ARM are reported to be up to 2 off."""
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 sides = st.integers(1, 70)
@@ -73,7 +77,17 @@ def of_image(config: InputConfig, image: np.ndarray, extra: int = 0, **how: Any)
 
 
 def on_processor(config: InputConfig, image: np.ndarray) -> np.ndarray:
-    return Preprocess(config).batch([image])[0][0]
+    """What the rule makes of a picture, checked against what OpenCV does."""
+    fit = plan_fit(config, *image.shape[:2])
+    values = rule.words(value_table(config), "float32")
+    wanted = rule.preprocess(config, fit, image, values).view(np.float32)
+    theirs = Preprocess(config).batch([image])[0][0]
+    if OPENCV_LEVELS == 0:
+        assert np.array_equal(theirs, wanted)
+    else:
+        level = np.abs(np.diff(value_table(config)[:, :2], axis=1)).max()
+        assert np.abs(theirs - wanted).max() <= OPENCV_LEVELS * level * 1.001
+    return wanted
 
 
 # The rule
@@ -83,12 +97,7 @@ def on_processor(config: InputConfig, image: np.ndarray) -> np.ndarray:
 @given(configs, sides, sides, st.sampled_from([(), (3,)]), st.integers(0, 5), st.integers(0, 99))
 def test_a_picture_becomes_what_opencv_makes_of_it_bit_for_bit(config, height, width, depth, extra, seed):
     image = noise(height, width, *depth, seed=seed)
-    want = on_processor(config, image)
-    assert np.array_equal(of_image(config, image, extra), want)
-    reference = rule.preprocess(
-        config, plan_fit(config, height, width), image, rule.words(value_table(config), "float32")
-    )
-    assert np.array_equal(reference.view(np.float32), want)
+    assert np.array_equal(of_image(config, image, extra), on_processor(config, image))
 
 
 @pytest.mark.parametrize(
@@ -139,12 +148,13 @@ def nv12(height: int, width: int, extra: int = 0, seed: int = 0) -> tuple[np.nda
 
 
 def bgr_of(luma: np.ndarray, chroma: np.ndarray, width: int) -> np.ndarray:
+    """The rule's BGR of an nv12 picture, checked against OpenCV's."""
     pairs = np.ascontiguousarray(chroma[:, :width]).reshape(len(chroma), width // 2, 2)
     plane = np.ascontiguousarray(luma[:, :width])
-    assert np.array_equal(
-        rule.bgr_of_nv12(plane, pairs), cv2.cvtColorTwoPlane(plane, pairs, cv2.COLOR_YUV2BGR_NV12)
-    )
-    return rule.bgr_of_nv12(plane, pairs)
+    wanted = rule.bgr_of_nv12(plane, pairs)
+    theirs = cv2.cvtColorTwoPlane(plane, pairs, cv2.COLOR_YUV2BGR_NV12)
+    assert np.abs(theirs.astype(int) - wanted).max() <= OPENCV_LEVELS
+    return wanted
 
 
 @settings(deadline=None, max_examples=60)
@@ -339,14 +349,15 @@ def of_image_in_place(config: InputConfig, image: np.ndarray) -> np.ndarray:
 # On the simulated device
 
 
-def test_on_the_simulated_device_copies_and_launches_are_in_order(monkeypatch, tmp_path):
+@pytest.mark.parametrize("integrated", [False, True])
+def test_on_the_simulated_device_copies_and_launches_are_in_order(monkeypatch, tmp_path, integrated):
     from fakes.cuda import FakeCuda
 
     from edge.cuda import kernels
     from edge.cuda.device import open_device
 
     config = InputConfig(size=(24, 32), **IMAGENET)
-    with FakeCuda(seed=3) as cuda:
+    with FakeCuda(seed=3, integrated=integrated) as cuda:
         cuda.install(monkeypatch)
         kernel_on_host.install(cuda, monkeypatch, tmp_path)
         device = open_device()
@@ -354,7 +365,7 @@ def test_on_the_simulated_device_copies_and_launches_are_in_order(monkeypatch, t
         stream = device.stream()
         source = device.exchange((50 * 40 * 3,), np.uint8, write_combined=True)
         result = device.exchange((3, 24, 32), np.float16)
-        for height, width in [(40, 50), (20, 30), (40, 50)]:
+        for height, width in [(40, 50), (20, 30), *((n, 50) for n in range(5, 7 + SIZES)), (40, 50)]:
             image = noise(height, width, 3)
             source.host[: image.size] = image.ravel()
             source.upload(stream, image.size)
