@@ -11,7 +11,7 @@ on the data, and the batch is never named, so that it may be dynamic.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,15 +25,12 @@ from edge.tasks import Task
 from edge.tasks.outputs import SUM, TAIL
 from edge.types import Array
 
-PLUGINS: Mapping[str, frozenset[str]] = {
-    "tensorrt": frozenset({"EfficientNMS_TRT"}),
-    "tensorrt_rtx": frozenset(),
-}
-"""Operators beyond ONNX that a runtime's own plugin library offers.
+PLUGINS = frozenset({"EfficientNMS_TRT"})
+"""Operators beyond ONNX that a tail may use where the runtime has the plugin library (see `trt_api`).
 
-EfficientNMS_TRT 1: deprecated since TensorRT 10.12 (its release notes); 11.0 removed twelve plugins and not
-this one, and lists the V2 plugin interface it uses as deprecated (migration guide). TensorRT-RTX brings no
-plugin library."""
+EfficientNMS_TRT 1: deprecated since TensorRT 10.12 (its release notes); 11.0 removed twelve plugins, not this
+one, and lists the V2 plugin interface that it uses as deprecated (migration guide). TensorRT-RTX has it not.
+"""
 
 DTYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT32: "int32"}
 PREFIX = "edge_tail"

@@ -141,7 +141,7 @@ class Detect:
 
     def _detections(self, found: Candidates, placement: Placement, thresholds: Thresholds) -> Detections:
         """What is left of the candidates once boxes that overlap a better one are gone."""
-        found = found[np.isfinite(found.boxes).all(1) & np.isfinite(found.scores)]
+        found = _finite(found)
         overlap = 1.0 if self.settings.decode == "boxes" else thresholds.overlap  # the graph did it itself
         best = found[suppress(found.boxes, found.scores, found.classes, overlap, thresholds.limit)]
         return Detections(to_image(best.boxes, placement), best.scores, best.classes, self.settings.labels)
@@ -153,6 +153,14 @@ class Detect:
         count = int(outputs[COUNT][index, 0])
         boxes, scores, classes = (np.array(outputs[name][index, :count]) for name in (BOXES, SCORES, CLASSES))
         return Detections(to_image(boxes, placement), scores, classes.astype(np.intp), self.settings.labels)
+
+
+def _finite(found: Candidates) -> Candidates:
+    """Without those that a broken network gave: a sum with NaN or infinity in it is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = found.boxes.sum(1) + found.scores
+    sound = np.isfinite(total)
+    return found if sound.all() else found[sound]
 
 
 def to_image(boxes: Floats, placement: Placement) -> Floats:

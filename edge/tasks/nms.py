@@ -37,6 +37,7 @@ ROUNDING = 4e-7
 """Overlaps that lie above the limit by no more than float32 can tell count as equal to it."""
 
 
+@np.errstate(over="ignore", invalid="ignore")  # boxes beyond all measure have no area to compare
 def suppress(boxes: Floats, scores: Floats, classes: Indices, overlap: float, limit: int) -> Indices:
     """The best `limit` boxes, of which no two of one class overlap more than `overlap`.
 
@@ -134,11 +135,10 @@ def _clear_nearby(table: Floats, kept: Indices, rest: Indices) -> Indices:
 
 def _cells(kept: Floats, rest: Floats) -> tuple[Array, Array]:
     """Where the centres of table columns lie in a map of CELLS × CELLS with a border of one."""
-    with np.errstate(over="ignore", invalid="ignore"):  # in which cell an endless box lies does not matter
-        centres, others = kept[2:4] - kept[:2], rest[2:4] - rest[:2]
-        low, high = others.min(1, keepdims=True), others.max(1, keepdims=True)
-        scale = CELLS / np.maximum(high - low, 1)
-        places = [((c - low) * scale).astype(np.int32) for c in (centres, others)]
+    centres, others = kept[2:4] - kept[:2], rest[2:4] - rest[:2]
+    low, high = others.min(1, keepdims=True), others.max(1, keepdims=True)
+    scale = CELLS / np.maximum(high - low, 1)
+    places = [((c - low) * scale).astype(np.int32) for c in (centres, others)]
     own, theirs = (np.minimum(np.maximum(place, 0, out=place), CELLS - 1, out=place) for place in places)
     return own[1] * STRIDE + own[0] + STRIDE + 1, theirs[1] * STRIDE + theirs[0] + STRIDE + 1
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edge.config import SamplesConfig
 from edge.errors import InputError, MissingPackage, ModelError
 from edge.preprocess import Placement
+from edge.tasks.decode import grid
 from edge.tasks.detect import create
 from edge.tasks.nms import suppress
 
@@ -24,38 +25,81 @@ def task(**options):
 
 
 def greedy(boxes, scores, classes, overlap, limit):
-    """The textbook loop."""
+    """The textbook loop, in exact fractions of what it is given."""
+    boxes = boxes.astype(np.float64)
     kept = []
     for i in np.argsort(-scores, kind="stable"):
-        if all(classes[i] != classes[j] or iou(boxes[i], boxes[j]) <= overlap for j in kept):
+        if not np.isnan(scores[i]) and all(
+            classes[i] != classes[j] or iou(boxes[i], boxes[j]) <= overlap for j in kept
+        ):
             kept.append(i)
     return kept[:limit]
 
 
 def iou(a, b):
-    width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    """Intersection over union; a box without area has nothing in common with any."""
+    width, height = max(0, min(a[2], b[2]) - max(a[0], b[0])), max(0, min(a[3], b[3]) - max(a[1], b[1]))
     shared = width * height
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+    return shared / (area(a) + area(b) - shared) if shared else 0
+
+
+def area(box):
+    return max(0, box[2] - box[0]) * max(0, box[3] - box[1])
+
+
+def candidates(count, kinds, seed, spread=40, broken=False):
+    """Boxes on whole pixels, scores with ties; some of them without area, inside out or without a score."""
+    rng = np.random.default_rng(seed)
+    corner = rng.integers(0, spread, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(1, 30, (count, 2))], 1).astype(np.float32)
+    scores = rng.integers(0, 50, count).astype(np.float32) / 50
+    if broken:
+        flat, turned, unscored = rng.random((3, count)) < 0.1
+        boxes[flat, 2] = boxes[flat, 0]
+        boxes[turned] = boxes[turned][:, [2, 1, 0, 3]]
+        scores[unscored] = np.nan
+    return boxes, scores, rng.integers(0, kinds, count)
 
 
 @settings(deadline=None, max_examples=60)
 @given(
     count=st.integers(0, 300),
     kinds=st.integers(1, 4),
-    overlap=st.sampled_from([0.0, 0.3, 0.5, 0.9]),
+    overlap=st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]),
     limit=st.sampled_from([1, 20, 300]),
+    broken=st.booleans(),
     seed=st.integers(0, 10**6),
 )
-def test_suppression_in_blocks_is_the_greedy_loop(count, kinds, overlap, limit, seed):
+def test_suppression_in_rounds_is_the_greedy_loop(count, kinds, overlap, limit, broken, seed):
+    found = candidates(count, kinds, seed, broken=broken)
+    assert suppress(*found, overlap, limit).tolist() == greedy(*found, overlap, limit)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    objects=st.sampled_from([1, 5, 30]),
+    kinds=st.integers(1, 2),
+    same_score=st.booleans(),
+    broken=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_crowds_are_suppressed_as_the_greedy_loop_does_it(objects, kinds, same_score, broken, seed):
+    """More candidates than are looked at in the first round, many on each of a few things."""
     rng = np.random.default_rng(seed)
-    corner = rng.integers(0, 40, (count, 2))
-    boxes = np.concatenate([corner, corner + rng.integers(1, 30, (count, 2))], 1).astype(np.float32)
-    scores = rng.integers(0, 50, count).astype(np.float32) / 50  # with ties
-    classes = rng.integers(0, kinds, count)
-    assert suppress(boxes, scores, classes, overlap, limit).tolist() == greedy(
-        boxes, scores, classes, overlap, limit
-    )
+    _, scores, classes = candidates(1500, kinds, seed, broken=broken)
+    boxes = candidates(objects, 1, seed, spread=600)[0][rng.integers(0, objects, 1500)]
+    boxes = boxes * 4 + rng.integers(-4, 5, boxes.shape)
+    scores[:] = 0.5 if same_score else scores
+    boxes = boxes.astype(np.float32)
+    assert suppress(boxes, scores, classes, 0.45, 100).tolist() == greedy(boxes, scores, classes, 0.45, 100)
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38])
+def test_boxes_that_reach_beyond_all_measure_are_compared_without_complaint(value):
+    boxes, scores, classes = candidates(600, 1, seed=1)
+    boxes[::7, 2:] = value
+    kept = suppress(boxes, scores, classes, 0.45, 600)
+    assert len(set(kept.tolist())) == len(kept) and (np.diff(scores[kept]) <= 0).all()
 
 
 def test_a_chain_of_overlaps_longer_than_a_block_is_resolved_exactly():
@@ -90,6 +134,59 @@ def test_yolox_grids_are_decoded_cell_by_cell():
     boxes = np.array([box for _, _, box in want])
     boxes = np.clip((boxes - [0, 8, 0, 8]) / 0.1, 0, [640, 480, 640, 480])
     np.testing.assert_allclose(found.boxes, boxes, rtol=1e-4, atol=1e-2)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), likely=st.sampled_from([0, 3, 84]), confidence=st.sampled_from([0.0, 0.4]))
+def test_both_layouts_give_each_candidate_its_best_class(seed, likely, confidence):
+    """Against a loop over candidates; of equal classes the first counts."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 4, (84, 3)).astype(np.float32) / 10
+    scores[rng.permutation(84)[:likely]] += 0.5
+    centre, size = rng.integers(8, 56, (84, 2)), rng.integers(1, 16, (84, 2))
+    want = []
+    for i in range(84):
+        if scores[i].max() > confidence:
+            corners = [*(centre[i] - size[i] / 2), *(centre[i] + size[i] / 2)]
+            want.append((-float(scores[i].max()), i, int(scores[i].argmax()), corners))
+    want.sort()
+    cells, strides = grid((64, 64), (8, 16, 32))
+    grown = [centre / strides - cells, np.log(size / strides), np.ones((84, 1)), scores]
+    layouts = {
+        "yolox": np.concatenate(grown, 1)[None].astype(np.float32),
+        "yolov8": np.concatenate([centre, size, scores], 1).T[None].astype(np.float32),
+    }
+    plain = Placement(64, 64, 1, 1, 0, 0, 64, 64)
+    for decode, raw in layouts.items():
+        this = task(decode=decode, overlap=1.0, confidence=confidence, max_detections=84)
+        found = this.postprocess({"out": raw}, 0, plain)
+        assert found.classes.tolist() == [index for _, _, index, _ in want]
+        assert found.scores.tolist() == [-score for score, _, _, _ in want]
+        if want:
+            boxes = np.clip([corners for *_, corners in want], 0, 64)
+            np.testing.assert_allclose(found.boxes, boxes, atol=1e-3)
+
+
+@pytest.mark.parametrize("decode", ["yolox", "yolov8"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_candidate_that_is_no_number_is_left_out_and_the_others_stay(decode, value):
+    raw = np.zeros((84, 7), np.float32)
+    raw[:, 0] = np.arange(84)  # yolov8: apart from each other, inside the picture
+    raw[:, 1:4] = 30, 1, 1
+    raw[[3, 40], 4:6] = 0.9
+    if decode == "yolov8":
+        raw = np.delete(raw, 4, 1).T.copy()
+    else:
+        raw[:, :4] = 0
+    sound = task(decode=decode).postprocess({"out": raw[None]}, 0, PLACE)
+    assert len(sound.boxes) == 2
+    for row in range(6 if decode == "yolox" else 5):  # its box and best score
+        broken = raw.copy()
+        broken[(40, row) if decode == "yolox" else (row, 40)] = value
+        found = task(decode=decode).postprocess({"out": broken[None]}, 0, PLACE)
+        without_size = decode == "yolox" and value == -np.inf and row in (2, 3)  # exp(−∞) = 0
+        assert len(found.boxes) == (2 if without_size else 1)
+        assert np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()
 
 
 def test_yolov8_outputs_are_decoded():

@@ -79,6 +79,11 @@ def test_logits_go_through_a_sigmoid():
     assert found.heat[0, 0] == pytest.approx(1 / (1 + np.exp(-2)))
 
 
+def test_logits_far_below_zero_are_a_probability_of_zero():
+    found = find(np.full((16, 16), -1e4), place(64, 64), scores="logits")
+    assert (found.heat == 0).all() and found.share == 0
+
+
 def test_a_channel_that_is_not_there_is_refused():
     with pytest.raises(ModelError, match="no channel 3"):
         find(np.zeros((16, 16)), place(64, 64), channel=3)
