@@ -78,8 +78,8 @@ struct Nv12 {
     }
 };
 
-// --- The rule of cv2.resize INTER_LINEAR on uint8: 11-bit weights, columns first, cut to 4 and 16 bits, then
-// rounded. Of a picture that keeps its size, the weights 2048 and 0 return each pixel unchanged.
+// --- The rule of cv2.resize INTER_LINEAR on uint8: 11-bit weights, columns first and 4 bits cut off, rows and
+// 16 bits cut off, the sum rounded. Of a picture that keeps its size, the weights 2048 and 0 return each pixel unchanged.
 
 template <class Source>
 __device__ __forceinline__ void interpolate(const Job& job, const Tap& column, const Tap& row, int* level) {

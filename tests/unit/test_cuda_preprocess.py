@@ -143,8 +143,9 @@ def test_a_crop_of_a_narrow_picture_costs_no_more_than_what_is_seen_of_it():
 
 
 def nv12(height: int, width: int, extra: int = 0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Both planes; with `extra` bytes after each row of luma and twice as many after each of chroma."""
     luma = with_pitch(noise(height, width, seed=seed), extra)
-    return luma, with_pitch(noise(height // 2, width // 2, 2, seed=seed + 1), extra)
+    return luma, with_pitch(noise(height // 2, width // 2, 2, seed=seed + 1), 2 * extra)
 
 
 def bgr_of(luma: np.ndarray, chroma: np.ndarray, width: int) -> np.ndarray:
