@@ -158,7 +158,7 @@ class Detect:
 def _finite(found: Candidates) -> Candidates:
     """Without those that a broken network gave: a sum with NaN or infinity in it is not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
-        total = found.boxes.sum(1) + found.scores
+        total = found.boxes @ np.ones(4, np.float32) + found.scores
     sound = np.isfinite(total)
     return found if sound.all() else found[sound]
 

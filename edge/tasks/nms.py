@@ -3,8 +3,8 @@
 The greedy loop takes candidates in order of falling score and keeps each that no kept box of its class
 overlaps. Three things make it fast without changing what it keeps:
 
-- only the next few hundred candidates are looked at, then twice as many: once `limit` boxes are kept, what is
-  less likely cannot matter, and is neither sorted nor compared;
+- only the next few hundred candidates are looked at, then four times as many: once `limit` boxes are kept,
+  what is less likely cannot matter, and is neither sorted nor compared;
 - a candidate is first compared with one kept box alone, one that lies where it lies: on crowded input nearly
   all are settled by that, and a box that overlaps a kept one is gone whichever kept one is tried first;
 - the rest are compared in arrays small enough for the processor's cache.
@@ -60,7 +60,7 @@ def suppress(boxes: Floats, scores: Floats, classes: Indices, overlap: float, li
         best = _clear(table, kept, best)
         best = best[np.argsort(falling[best], kind="stable")]
         kept = _resolve(table, kept, best, limit)
-        size = min(2 * size, LARGEST)
+        size = min(4 * size, LARGEST)
     return kept[:limit]
 
 
