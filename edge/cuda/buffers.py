@@ -26,6 +26,7 @@ class DeviceArray(Resource):
             self._memory = device._cuda.driver.mem_alloc(max(1, self.nbytes))
         device.counters.device += 1
         self.address = int(self._memory)
+        self._made()
 
     def _release(self) -> None:
         self._memory.free()
@@ -72,10 +73,10 @@ class CopiedExchange(Exchange):
             self._memory = DeviceArray(device, shape, dtype)
         except RuntimeFault:
             self.host.base.free()  # type: ignore[union-attr]
-            device._resources.discard(self)
             raise
         self.address = self._memory.address
         self._copy_in, self._copy_out = driver.memcpy_htod_async, driver.memcpy_dtoh_async
+        self._made()
 
     def upload(self, stream: Stream, rows: int | None = None) -> None:
         self._copy_in(self.address, self.host if rows is None else self.host[:rows], stream.raw)
@@ -105,6 +106,7 @@ class MappedExchange(Exchange):
             self.host = driver.pagelocked_empty(shape, dtype, "C", flags)
             self.address = int(self.host.base.get_device_pointer())  # type: ignore[union-attr]
         device.counters.host += 1
+        self._made()
 
     def upload(self, stream: Stream, rows: int | None = None) -> None:
         pass

@@ -219,6 +219,7 @@ class Stream(Resource):
             self.raw = device._cuda.driver.Stream(_NON_BLOCKING)
         self.handle: int = self.raw.handle
         self.priority = 0
+        self._made()
         if priority:
             self._set_priority(priority)
 
@@ -251,6 +252,7 @@ class Event(Resource):
         flags = device._cuda.driver.event_flags
         with cuda_errors("cannot make a CUDA event"):
             self.raw = device._cuda.driver.Event(flags.DEFAULT if device.spin else flags.BLOCKING_SYNC)
+        self._made()
 
     def record(self, stream: Stream) -> None:
         self.raw.record(stream.raw)
@@ -285,6 +287,7 @@ class CapturedGraph(Resource):
                 self._executable = self._libcuda.instantiate(graph)
             finally:
                 self._libcuda.destroy_graph(graph)
+        self._made()
 
     def _record(self, stream: Stream, enqueue: Callable[[Stream], None]) -> int:
         self._libcuda.begin_capture(stream.handle)

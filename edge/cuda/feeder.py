@@ -42,13 +42,13 @@ class PictureFeeder:
         """Where the input tensor is."""
         return self._tensor.address
 
-    def place(self, index: int, image: Image) -> Placement:
+    def place(self, index: int, image: Image, stream: Stream) -> Placement:
         """Take picture `index` of the next batch: H × W × 3 uint8 BGR, or H × W grey."""
         check_image(image)
         if image.ndim == 3 and image.shape[2] == 1:
             image = image[:, :, 0]
         self._device.frames.provide_wanted()
-        return self._preprocess.placement(self._rows[index].take(image))
+        return self._preprocess.learn(stream, self._rows[index].take(image))
 
     def upload(self, stream: Stream, rows: int) -> None:
         for row in self._rows[:rows]:

@@ -136,17 +136,16 @@ class PicturePreprocess:
         rows, columns = config.size
         self._grid = (-(-columns // _BLOCK[0]), -(-rows // _BLOCK[1]))
 
-    def placement(self, picture: SourcePicture) -> Placement:
-        """Where the picture will lie in the input; its addresses need not be known yet.
+    def learn(self, stream: Stream, picture: SourcePicture) -> Placement:
+        """Where the picture will lie in the input; the first of its size brings its weights to the device.
+
+        Its addresses need not be known yet.
 
         Raises:
             UsageError, InputError: see `check_picture`.
+            OutOfDeviceMemory: there is no room for the weights (about 20 KB).
         """
-        layout = self._layouts.get(picture[1:6])
-        if layout is not None:
-            return layout.placement
-        check_picture(picture)
-        return plan_fit(self.config, picture.height, picture.width).placement
+        return (self._layouts.get(picture[1:6]) or self._add(stream, picture)).placement
 
     def launch(self, stream: Stream, picture: SourcePicture, out_address: int) -> Placement:
         """Enqueue the work that writes `picture` as C × H × W values to `out_address`.
@@ -154,7 +153,7 @@ class PicturePreprocess:
         Raises:
             UsageError, InputError: see `check_picture`.
             RuntimeFault: an address is missing or not aligned.
-            OutOfDeviceMemory: there is no room for the weights of a new size (about 20 KB).
+            OutOfDeviceMemory: there is no room for the weights of a size that was not learnt.
         """
         layout = self._layouts.get(picture[1:6]) or self._add(stream, picture)
         address, levels = picture.address, picture.levels_address

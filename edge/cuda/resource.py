@@ -19,7 +19,10 @@ class Resource:
     def __init__(self, device: Device) -> None:
         self.device = device
         self._generation = device.generation
-        device._resources.add(self)
+
+    def _made(self) -> None:
+        """The last line of a constructor: what was not finished is not there to be freed."""
+        self.device._resources.add(self)
 
     def free(self) -> None:
         """Give it back; a second call does nothing. No work that uses it may be in flight."""

@@ -39,7 +39,9 @@ class Feeder(Protocol):
         """Host arrays to write tensors into."""
         ...
 
-    def place(self, index: int, image: Image) -> Placement: ...
+    def place(self, index: int, image: Image, stream: Stream) -> Placement:
+        """Take picture `index` of the next batch; what only its size decides is sent along `stream`."""
+        ...
 
     def upload(self, stream: Stream, rows: int) -> None:
         """Enqueue the copies to the device."""
@@ -105,7 +107,9 @@ class DeviceSlot:
 
     def place(self, index: int, image: Image) -> Placement:
         """Picture `index` of the next batch; see `edge.backends.PictureSlot`."""
-        return self._checked(lambda: self._feeder.place(index, image), "a picture cannot be placed")
+        return self._checked(
+            lambda: self._feeder.place(index, image, self._feed), "a picture cannot be placed"
+        )
 
     def submit(self, rows: int | None = None) -> None:
         """Enqueue one batch; see `edge.backends.Slot`."""
@@ -127,6 +131,18 @@ class DeviceSlot:
         self._checked(self._finish, f"{self._label}: inference failed")
         return self._views[self._size]
 
+    def repeat(self, executions: int) -> None:
+        """Like `submit`, with so many executions in a row between one copy in and one copy out.
+
+        `wait` for it; `spans["execute"]` is then what the engine alone takes for them (benchmarks).
+        """
+        if self._busy:
+            raise RuntimeFault("a slot was submitted twice", "its last batch was not waited for")
+        self._checked(
+            lambda: self._enqueue(self._rows, executions), f"{self._label}: the GPU refuses a batch"
+        )
+        self._busy = True
+
     def free(self) -> None:
         """Wait for what is in flight and give everything back."""
         with suppress(Exception):  # a dead context has nothing in flight
@@ -138,7 +154,7 @@ class DeviceSlot:
         for resource in (*events, self._feed, self._work):
             resource.free()
 
-    def _enqueue(self, rows: int) -> None:
+    def _enqueue(self, rows: int, executions: int = 1) -> None:
         feed, work = self._feed, self._work
         self._resize(rows)
         self._start.record(feed)
@@ -148,7 +164,8 @@ class DeviceSlot:
         self._ready.record(feed)
         work.wait(self._ready)
         self._begun.record(work)
-        self._execute()
+        for _ in range(executions):
+            self._execute()
         self._executed.record(work)
         for output in self._outputs.values():
             output.download(work, rows)
@@ -227,7 +244,7 @@ class TensorFeeder:
         self._exchanges = dict(exchanges)
         self.inputs = {name: exchange.host for name, exchange in exchanges.items()}
 
-    def place(self, index: int, image: Image) -> Placement:
+    def place(self, index: int, image: Image, stream: Stream) -> Placement:
         raise RuntimeFault("a picture was given to a slot that takes tensors", "", "write its `inputs`")
 
     def upload(self, stream: Stream, rows: int) -> None:

@@ -279,7 +279,7 @@ def test_a_picture_too_large_for_the_memory_fails_alone(
         network.warm_up()
         cuda.fail_next("cuMemHostAlloc", "CUDA_ERROR_OUT_OF_MEMORY")
         large = [Picture(np.zeros((400, 640, 3), np.uint8))] * 1
-        data, _, _ = run(network, pictures(6, size=(24, 32)), large, pictures(6, seed=1, size=(24, 32)))
+        data, _, _ = run(network, pictures(6, size=(32, 32)), large, pictures(6, 1, (32, 32)))
         assert [row["delivered"] for row in data["feeds"]] == [6, 0, 6]
         assert data["feeds"][1]["failures"] == {"preprocess": 1}
         network.close()

@@ -261,7 +261,7 @@ def test_pictures_of_many_sizes_share_a_fixed_number_of_buffers():
     for height in [*range(1, 3 * SIZES), 2, 5, 2]:
         image = noise(height, 17, 3, seed=height)
         picture = SourcePicture(image.ctypes.data, "bgr8", 17, height, 51)
-        place = preprocess.placement(picture)
+        place = preprocess.learn(device, picture)
         assert preprocess.launch(device, picture, out.ctypes.data) == place
         assert place == Preprocess(config).batch([image])[1][0]
         assert np.array_equal(out, on_processor(config, image))
@@ -288,7 +288,7 @@ def test_pictures_of_many_sizes_share_a_fixed_number_of_buffers():
 def test_pictures_that_the_kernel_cannot_read(picture, says):
     device: Any = kernel_on_host.HostDevice()
     preprocess = PicturePreprocess(device, device.kernel, InputConfig(size=(8, 8)))
-    for work in (lambda: preprocess.placement(picture), lambda: preprocess.launch(device, picture, 4096)):
+    for work in (lambda: preprocess.learn(device, picture), lambda: preprocess.launch(device, picture, 4096)):
         with pytest.raises(InputError, match=says) as caught:
             work()
         assert f"{picture.width}×{picture.height} {picture.format}" in caught.value.what
