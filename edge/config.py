@@ -100,6 +100,31 @@ class TaskConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
+Size = tuple[PositiveInt, PositiveInt]
+
+
+class ProfileConfig(Section):
+    """Batches and sizes one engine takes, and what it may use of a GPU. Without it: batch 1, one size."""
+
+    batch: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (1, 1, 1), description="smallest batch, the one to be fastest at, largest"
+    )
+    min_size: Size | None = Field(None, description="smallest height and width; default: the input's `size`")
+    max_size: Size | None = Field(None, description="largest height and width; default: the input's `size`")
+    gpu_memory_mb: PositiveInt | None = Field(
+        None, description="MiB that an engine and one execution context may take; more is refused"
+    )
+    workspace_mb: PositiveInt | None = Field(
+        None, description="MiB that a single kernel may use for intermediate results; default: what there is"
+    )
+
+    @model_validator(mode="after")
+    def _ascending(self) -> ProfileConfig:
+        if list(self.batch) != sorted(self.batch):
+            raise ValueError(f"batch {list(self.batch)} is not in the order smallest, usual, largest")
+        return self
+
+
 class ModelConfig(Section):
     """One ONNX graph and all that is needed to build, check and run it."""
 
@@ -113,6 +138,20 @@ class ModelConfig(Section):
         None, description="held-out samples; without them a part of the calibration set is held out"
     )
     gate: GateConfig = GateConfig()
+    profile: ProfileConfig | None = Field(
+        None, description="a range of batches and sizes; without it an engine takes one picture of one size"
+    )
+
+    @model_validator(mode="after")
+    def _size_in_profile(self) -> ModelConfig:
+        if self.profile is None:
+            return self
+        sizes = (self.profile.min_size, self.input.size, self.profile.max_size)
+        for axis, what in enumerate(("height", "width")):
+            given = [size[axis] for size in sizes if size is not None]
+            if given != sorted(given):
+                raise ValueError(f"[profile]: {what} {given} is not in the order min_size, size, max_size")
+        return self
 
 
 S = TypeVar("S", bound=BaseModel)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edge.backends import EngineOptions, backend
-from edge.build import calibrate, graph, placement
+from edge.build import calibrate, graph, placement, profiles
 from edge.build.gpu import make_for_gpu
 from edge.build.inputs import Inputs, gather
 from edge.build.plan import Variant
@@ -190,6 +190,10 @@ def _open_workshop(
     shape = (config.input.channels, *config.input.size)
     model = graph.prepare(graph.read(config.onnx), config.input.name, shape)
     index = graph.Graph(model)
+    shapes = profiles.input_shapes(config)
+    if shapes is not None:
+        reporter.step("prove the range of batches and sizes", 0, 0)
+        profiles.prove(model, config, shapes)
     path = folder / "fp32.onnx"
     path.write_bytes(graph.serialize(model))
     engine = backend("onnxruntime").load(path, EngineOptions())
@@ -209,7 +213,18 @@ def _open_workshop(
         )
     finally:
         engine.close()
-    return Workshop(index, ranges, reference, config.gate, machine, folder, reporter.step, peak_rss())
+    return Workshop(
+        index,
+        ranges,
+        reference,
+        config.gate,
+        machine,
+        folder,
+        reporter.step,
+        peak_rss(),
+        config.profile,
+        shapes,
+    )
 
 
 def _calibrated(
@@ -299,8 +314,8 @@ def _manifest(
         engine_file=made.engine_file,
         compute_capability=format_capability(job.target.compute_capability),
         requires=made.requires,
-        inputs=tuple(_tensor(shop.graph, name) for name in shop.graph.inputs),
-        outputs=tuple(_tensor(shop.graph, name) for name in shop.graph.outputs),
+        inputs=tuple(_tensor(shop, name) for name in shop.graph.inputs),
+        outputs=tuple(_tensor(shop, name) for name in shop.graph.outputs),
         config=inputs.config.model_dump(mode="json"),
         accuracy=accuracy,
         quantized_mac_share=made.plan.quantized_mac_share,
@@ -313,6 +328,7 @@ def _manifest(
     )
 
 
-def _tensor(index: graph.Graph, name: str) -> Tensor:
+def _tensor(shop: Workshop, name: str) -> Tensor:
     """Inputs and outputs stay float32 on every target; "?" is a size that depends on the data."""
-    return Tensor(name=name, dtype="float32", shape=index.shape(name) or ("?",))
+    shape = shop.dimensions.get(name) or shop.graph.shape(name) or ("?",)
+    return Tensor(name=name, dtype="float32", shape=shape)

@@ -16,8 +16,9 @@ from edge.build.graph import serialize, sha256
 from edge.build.numerics import QuantType
 from edge.build.plan import Plan, Variant
 from edge.build.resources import current_rss, in_child
-from edge.build.tensorrt import CompileRequest, compile_engine
+from edge.build.tensorrt import CompileRequest, Profile, compile_engine, refuse_what_cannot_fit
 from edge.build.workshop import Made, Workshop
+from edge.config import ProfileConfig
 from edge.errors import GateError, RuntimeFault
 from edge.manifest import Accuracy, BuilderInfo
 from edge.targets import Target
@@ -56,9 +57,10 @@ def _make(shop: Workshop, target: Target, made: Plan, builder: str, label: str) 
     findings = linter.lint(typed, target)
     linter.refuse(findings, target)
     folder = f"{target.name}/{made.kind or made.carrier}"
-    graph = shop.write(typed, f"{folder}/graph.onnx")
+    graph = shop.write(shop.opened(typed), f"{folder}/graph.onnx")
     ahead = builder == "tensorrt_rtx"
-    product = _compiled(shop, graph, target, made, label) if ahead else _bundled(graph, target)
+    request = compile_request(shop, graph, target, made, builder)
+    product = _compiled(shop, request, graph, label) if ahead else _bundled(request, graph, target)
     accuracy = _judge_emulated(shop, typed, made, label)
     shop.pass_gate(accuracy, label)
     return Made(
@@ -87,13 +89,24 @@ class _Product:
     peak_rss: int = 0
 
 
-def _compiled(shop: Workshop, graph: Path, target: Target, made: Plan, label: str) -> _Product:
+def compile_request(shop: Workshop, graph: Path, target: Target, made: Plan, builder: str) -> CompileRequest:
+    """What a graph is compiled with, here for a target or later on its device."""
+    profile = shop.profile or ProfileConfig()
+    return CompileRequest(
+        graph.read_bytes(),
+        builder,
+        target.compute_capability,
+        {} if shop.shapes is None else {shop.graph.inputs[0]: shop.shapes},
+        profile.workspace_mb,
+        profile.gpu_memory_mb,
+        plan=planned_precisions(made),
+    )
+
+
+def _compiled(shop: Workshop, request: CompileRequest, graph: Path, label: str) -> _Product:
     """Compile in a process of its own; memory is this process's and the child's together."""
     shop.progress(f"compile {label}", 0, 0)
     here = current_rss()
-    request = CompileRequest(
-        graph.read_bytes(), "tensorrt_rtx", target.compute_capability, plan=planned_precisions(made)
-    )
     compiled, peak = in_child(
         compile_engine,
         request,
@@ -119,22 +132,28 @@ def planned_precisions(made: Plan) -> tuple[tuple[str, str], ...]:
     return tuple((s.node, "fp32" if s.op in rewrite.FP32_ISLANDS else s.precision) for s in made.steps)
 
 
-def _bundled(graph: Path, target: Target) -> _Product:
-    script = _finish_script(graph.parent, target)
+def _bundled(request: CompileRequest, graph: Path, target: Target) -> _Product:
+    refuse_what_cannot_fit(request)
+    script = _finish_script(graph.parent, target, request.profiles)
     reason = f"graph ready; on the device run: sh {script.name}"
     return _Product({script.name: script}, graph.name, reason)
 
 
-def _finish_script(folder: Path, target: Target) -> Path:
+def _finish_script(folder: Path, target: Target, profiles: Mapping[str, Profile]) -> Path:
     """The one command that finishes a bundle on the device, with the tool that comes with TensorRT."""
     path = folder / "finish.sh"
+    shapes = "".join(
+        f" --{end}Shapes={name}:{'x'.join(map(str, sizes))}"
+        for name, p in profiles.items()
+        for end, sizes in (("min", p.minimum), ("opt", p.optimum), ("max", p.maximum))
+    )
     path.write_text(
         "#!/bin/sh\n"
         f"# Compiles this bundle on {target.devices[0]} (compute capability {target.capability_text}) "
         f"with TensorRT {'.'.join(map(str, target.min_tensorrt or (10, 3)))} or newer.\n"
         'cd "$(dirname "$0")" || exit 1\n'
         'trtexec="$(command -v trtexec || echo /usr/src/tensorrt/bin/trtexec)"\n'
-        'exec "$trtexec" --onnx=graph.onnx --stronglyTyped --saveEngine=engine.plan "$@"\n'
+        f'exec "$trtexec" --onnx=graph.onnx --stronglyTyped --saveEngine=engine.plan{shapes} "$@"\n'
     )
     return path
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from edge.backends import Engine, EngineOptions, backend
+from edge.backends import Engine, backend
 from edge.build import plan, rewrite
 from edge.build.graph import sha256
 from edge.build.plan import Plan, Variant
@@ -61,10 +61,10 @@ def _candidates(shop: Workshop, target: Target, variant: Variant) -> tuple[list[
         if name != "fp32" and not made.quantized:
             refused.append(f"{name} left out: no layer can be quantized")
             continue
-        model = rewrite.rewrite(shop.graph, made, shop.ranges, target)
+        model = shop.opened(rewrite.rewrite(shop.graph, made, shop.ranges, target))
         path = shop.write(model, f"{target.name}/{variant}/{name}.onnx".replace(" ", "_"))
         try:
-            engine = backend("onnxruntime").load(path, EngineOptions())
+            engine = backend("onnxruntime").load(path, shop.options)
         except RuntimeFault as e:
             if name == "fp32":
                 raise ModelError(

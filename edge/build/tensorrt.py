@@ -95,9 +95,9 @@ def compile_engine(request: CompileRequest, progress: Progress | None = None) ->
         ModelError: the parser or the compiler refuses the graph, and the message names the node; or the model
             does not fit into `gpu_memory_mb`.
     """
+    refuse_what_cannot_fit(request)
     trt = runtime_module(request.runtime)
     job = _Job(request, trt, capabilities(request.runtime, str(trt.__version__)))
-    job.refuse_what_cannot_fit()
     network = job.parse()
     findings = layers.compare_network(network, request.plan)
     engine = job.build(network, progress)
@@ -112,6 +112,25 @@ def compile_engine(request: CompileRequest, progress: Progress | None = None) ->
     )
 
 
+def refuse_what_cannot_fit(request: CompileRequest) -> None:
+    """Before minutes are spent on a build whose result could not be loaded.
+
+    Raises:
+        ModelError: weights and the largest layer alone need more than `gpu_memory_mb`.
+    """
+    budget = request.gpu_memory_mb
+    if budget is None:
+        return
+    largest = {name: profile.maximum for name, profile in request.profiles.items()}
+    least = least_memory(request.graph, largest)
+    if least.total > budget * MIB:
+        raise ModelError(
+            f"the model needs at least {least.total / MIB:.1f} MiB of GPU memory, gpu_memory_mb is {budget}",
+            str(least),
+            "raise gpu_memory_mb under [profile], or lower the largest batch or size",
+        )
+
+
 class _Job:
     """One compilation, and the TensorRT objects that have to live until its end."""
 
@@ -121,21 +140,6 @@ class _Job:
         self.recorder = recorder(trt)
         self.builder = trt.Builder(self.recorder)
         self.cache = _TimingCache(request, trt) if can.timing_cache else _NoCache()
-
-    def refuse_what_cannot_fit(self) -> None:
-        """Before minutes are spent on a build whose result could not be loaded."""
-        budget = self.request.gpu_memory_mb
-        if budget is None:
-            return
-        largest = {name: profile.maximum for name, profile in self.request.profiles.items()}
-        least = least_memory(self.request.graph, largest)
-        if least.total > budget * MIB:
-            raise ModelError(
-                f"the model needs at least {least.total / MIB:.1f} MiB of GPU memory, "
-                f"gpu_memory_mb allows {budget}",
-                str(least),
-                "raise gpu_memory_mb under [profile], or lower the largest batch or size",
-            )
 
     def parse(self) -> Any:
         """The graph as a TensorRT network."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import onnx
 
-from edge.backends import Engine
+from edge.backends import Engine, EngineOptions
 from edge.build.calibrate import Range
 from edge.build.graph import Graph, serialize
+from edge.build.opening import dimensions, open_dimensions
 from edge.build.plan import Plan
+from edge.build.tensorrt import Profile
 from edge.build.verify import Reference, failures, measure
-from edge.config import GateConfig
+from edge.config import GateConfig, ProfileConfig
 from edge.errors import GateError
 from edge.machine import Machine
 from edge.manifest import Accuracy, BuilderInfo
@@ -59,8 +62,26 @@ class Workshop:
     folder: Path
     progress: Progress
     preparation_peak_rss: int
+    profile: ProfileConfig | None = None
+    shapes: Profile | None = None
+    """Of the picture input, where engines take more than one picture of one size."""
     judged: dict[str, Accuracy] = field(default_factory=dict)
     """Accuracy by hash of the graph that was run: targets with the same plan share one evaluation."""
+
+    def opened(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """What is compiled and published of a fixed graph: it takes the batches and sizes of [profile]."""
+        return model if self.shapes is None else open_dimensions(model, self.shapes)
+
+    @cached_property
+    def dimensions(self) -> Mapping[str, tuple[int | str, ...]]:
+        """Shapes of inputs and outputs, with names for what varies; empty if nothing does."""
+        return {} if self.shapes is None else dimensions(self.opened(self.graph.model))
+
+    @property
+    def options(self) -> EngineOptions:
+        """How engines are run to judge and to measure them: one picture of the usual size."""
+        size = None if self.shapes is None else (self.shapes.optimum[2], self.shapes.optimum[3])
+        return EngineOptions(size=size)
 
     def write(self, model: onnx.ModelProto, name: str) -> Path:
         path = self.folder / name
