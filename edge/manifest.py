@@ -16,6 +16,8 @@ from edge.targets import format_capability
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+"""Hashes of all files beside it, the manifest too: `sha256sum -c SHA256SUMS` checks them without Python."""
 CURRENT = "current"
 CHUNK = 1 << 20
 
@@ -60,6 +62,25 @@ class Accuracy(Record):
     samples: int = 0
     how: str = Field(default="", description="run on the device, or emulated on the processor")
     outputs: tuple[OutputAccuracy, ...] = ()
+    promised: tuple[OutputAccuracy, ...] = Field(
+        default=(), description="what emulation had said of the outputs before the engine ran on its device"
+    )
+
+
+class Latency(Record):
+    """How long the engine alone takes on its device, copies and preprocessing not included."""
+
+    p50_ms: float
+    p99_ms: float
+    per_second: float = Field(description="samples a second with two batches in flight, copies included")
+    batch: int = 1
+
+
+class GpuInfo(Record):
+    """The GPU that an engine was verified on."""
+
+    name: str
+    driver: str = Field(default="", description='version of its driver; "" where it is not known (Jetson)')
 
 
 class BuilderInfo(Record):
@@ -67,6 +88,9 @@ class BuilderInfo(Record):
 
     name: str
     version: str
+    timing_cache: str = Field(
+        default="", description="file and hash of the kernel timings that the compiler reused"
+    )
 
 
 class Manifest(Record):
@@ -78,6 +102,7 @@ class Manifest(Record):
     variant: str
     state: Literal["verified", "simulated", "bundle"]
     key: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="hash of everything that determines the engine")
+    recipe: str = Field(default="", description="hash of all that determines the graph it is compiled from")
     graph_sha256: str
     calibration_sha256: str | None = None
     plan: tuple[PlanEntry, ...] = ()
@@ -91,6 +116,9 @@ class Manifest(Record):
     outputs: tuple[Tensor, ...] = ()
     config: dict[str, Any] = Field(default_factory=dict, description="the ModelConfig it was built with")
     accuracy: Accuracy | None = None
+    latency: Latency | None = Field(default=None, description="measured on the device it was verified on")
+    gpu: GpuInfo | None = Field(default=None, description="that device; None for processors")
+    verified_at: str = Field(default="", description="when it was verified on a GPU, UTC")
     quantized_mac_share: float = 0.0
     lint: tuple[str, ...] = ()
     files: dict[str, str] = Field(default_factory=dict, description="file name → sha256, set by publish")
@@ -144,9 +172,9 @@ def check_machine(manifest: Manifest, machine: Machine) -> None:
     if manifest.state == "bundle":
         raise StoreError(
             what,
-            "it is a bundle: a graph that has to be compiled on the device",
-            "on the device, `sh finish.sh` in its folder in the engine store compiles it with trtexec, for "
-            "programs that use TensorRT; edge itself cannot run that plan yet: run it with --target cpu",
+            "it is a bundle: a graph that has to be compiled on its device",
+            f"on the device: build_engines.py --bundle engines/{manifest.address}/{manifest.key} "
+            "(`sh finish.sh` in that folder does the same); until then run it with --target cpu",
         )
     if manifest.compute_capability is not None:
         found = [format_capability(gpu.compute_capability) for gpu in machine.gpus]
@@ -168,16 +196,28 @@ def check_machine(manifest: Manifest, machine: Machine) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the engine in folder `path`.
+    """The manifest of the engine in folder `path` of a store.
 
     Raises:
-        StoreError: it is missing, not JSON, of an unknown schema, or not complete.
+        StoreError: it is missing, not JSON, of an unknown schema, not complete, or another engine's.
+    """
+    manifest = parse_manifest(path)
+    if tuple(path.parts[-4:]) != (manifest.model, manifest.target, manifest.variant, manifest.key):
+        raise broken(path, f"{MANIFEST} belongs to {manifest.address}/{manifest.key}")
+    return manifest
+
+
+def parse_manifest(path: Path) -> Manifest:
+    """The manifest in folder `path`, wherever that is.
+
+    Raises:
+        StoreError: it is missing, not JSON, of an unknown schema, not complete, or lists files elsewhere.
     """
     try:
         content = json.loads((path / MANIFEST).read_bytes())
     except OSError as e:
         raise broken(path, f"{MANIFEST}: {e.strerror}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise broken(path, f"{MANIFEST} is not JSON: {e}") from e
     if not isinstance(content, dict):
         raise broken(path, f"{MANIFEST} is not a JSON object")
@@ -189,7 +229,7 @@ def read_manifest(path: Path) -> Manifest:
         problem = e.errors()[0]
         where = ".".join(map(str, problem["loc"]))
         raise broken(path, f"{MANIFEST}: {where}: {problem['msg']}") from e
-    _check_consistent(manifest, path)
+    _check_files(manifest, path)
     return manifest
 
 
@@ -202,10 +242,8 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_consistent(manifest: Manifest, path: Path) -> None:
-    """A manifest that was copied into another engine's folder, or lists files outside it, is refused."""
-    if tuple(path.parts[-4:]) != (manifest.model, manifest.target, manifest.variant, manifest.key):
-        raise broken(path, f"{MANIFEST} belongs to {manifest.address}/{manifest.key}")
+def _check_files(manifest: Manifest, path: Path) -> None:
+    """A manifest that lists files outside its folder, or not its engine, is refused."""
     if manifest.engine_file not in manifest.files:
         raise broken(path, f"{MANIFEST} lists no hash for its engine file '{manifest.engine_file}'")
     outside = [name for name in manifest.files if not is_plain(name)]

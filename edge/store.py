@@ -1,6 +1,6 @@
 """The engine store: published atomically, looked up by name, nothing half-written is ever loaded.
 
-    engines/<model>/<target>/<variant>/<key>/    manifest.json and the files it lists with their hashes
+    engines/<model>/<target>/<variant>/<key>/    manifest.json, the files it lists, SHA256SUMS
     engines/<model>/<target>/<variant>/current   text file: the live key
 
 Everything is written and synced under a hidden name, renamed to its key, and only then `current` is replaced:
@@ -25,6 +25,7 @@ from edge.manifest import (
     CHUNK,
     CURRENT,
     MANIFEST,
+    SUMS,
     Accuracy,
     BuilderInfo,
     Entry,
@@ -202,7 +203,7 @@ def _check_names(manifest: Manifest, files: Mapping[str, Path]) -> None:
     if manifest.engine_file not in files:
         raise UsageError(f"{manifest.address}: '{manifest.engine_file}' is not among the files to publish")
     for name in (manifest.key, *files):
-        if not is_plain(name) or name == MANIFEST:
+        if not is_plain(name) or name in (MANIFEST, SUMS):
             raise UsageError(f"{manifest.address}: '{name}' cannot be a file name in the store")
 
 
@@ -248,7 +249,10 @@ def _stage(staging: Path, manifest: Manifest, files: Mapping[str, Path]) -> Mani
     hashes = {name: _copy(source, staging / name) for name, source in sorted(files.items())}
     size = sum((staging / name).stat().st_size for name in hashes)
     complete = manifest.model_copy(update={"files": hashes, "size_bytes": size})
-    _write(staging / MANIFEST, complete.model_dump_json(by_alias=True, indent=1).encode())
+    content = complete.model_dump_json(by_alias=True, indent=1).encode()
+    _write(staging / MANIFEST, content)
+    sums = {**hashes, MANIFEST: hashlib.sha256(content).hexdigest()}
+    _write(staging / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
     _sync_folder(staging)
     return complete
 

@@ -21,7 +21,7 @@ from edge.config import ROOT, ModelConfig
 from edge.errors import ConfigError, InputError
 from edge.machine import Machine
 from edge.preprocess import Preprocess
-from edge.targets import Target
+from edge.targets import ComputeCapability, Target
 from edge.tasks import Sample, Task
 from edge.types import Array
 
@@ -53,8 +53,8 @@ class Inputs:
             tensor, _ = preprocess.batch([self.task.network_image(sample)])
             yield {input_name: tensor}
 
-    def key(self, target: Target, variant: Variant, machine: Machine, builder: str) -> str:
-        """Hash of everything that determines an engine and what is said about its accuracy.
+    def recipe(self, target: Target, variant: Variant, machine: Machine) -> str:
+        """Hash of everything that determines the graph an engine is compiled from, and how it is judged.
 
         Processor engines are chosen by measuring, so for them the processor counts too.
         """
@@ -65,13 +65,26 @@ class Inputs:
             "config": self.config.model_dump(mode="json", exclude={"onnx", "calibration", "evaluation"}),
             "target": dataclasses.asdict(target),
             "variant": variant,
-            "builder": builder,
             "packages": {name: machine.packages.get(name, "") for name in NUMBERS_DEPEND_ON},
             "code": code_sha256(),
         }
         if not target.is_gpu:
             facts["processor"] = [machine.cpu, machine.cores, sorted(machine.cpu_features)]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_KEY_LENGTH]
+        return _digest(facts)
+
+
+def engine_key(recipe: str, builder: str, capability: ComputeCapability | None = None) -> str:
+    """Hash of everything that determines an engine.
+
+    Args:
+        builder: what compiles it, with its version; of a bundle, which nothing compiled yet, the name alone.
+        capability: of the GPU that the engine is finished on.
+    """
+    return _digest([recipe, builder, capability, code_sha256()])
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_KEY_LENGTH]
 
 
 def gather(config: ModelConfig) -> Inputs:

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from edge.build.build import Row
+from edge.build.rows import Row
 from edge.manifest import Accuracy
 
 STATE_STYLE = {"verified": "green", "simulated": "cyan", "bundle": "yellow", "failed": "bold red"}
@@ -57,7 +58,7 @@ class LiveReporter:
     def row(self, row: Row) -> None:
         cached = " (unchanged)" if row.cached else f" in {row.build_seconds:.1f} s"
         if not self._bar:
-            self._say(f"{row.target}/{row.variant}: {row.state}{cached}")
+            self._say(f"{row.label}: {row.state}{cached}")
 
     def _say(self, text: str) -> None:
         print(f"[{time.perf_counter() - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
@@ -69,18 +70,20 @@ def table(rows: list[Row]) -> Table:
     out = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("target", "variant", "state"):
         out.add_column(name, no_wrap=True)
-    for name in ("quantized", "size", metric, "fp32", "seconds"):
+    timed = any(row.latency for row in rows)
+    for name in ("quantized", "size", metric, "fp32", *(["p50"] if timed else []), "seconds"):
         out.add_column(name, justify="right", no_wrap=True)
     out.add_column("why", overflow="fold")
     for row in rows:
         style = STATE_STYLE.get(row.state, "")
         out.add_row(
-            row.target,
+            row.target or escape(row.model),
             row.variant,
             f"[{style}]{row.state}[/]",
             f"{row.quantized_mac_share:.0%}",
             f"{row.size_bytes / 1e6:.1f} MB" if row.size_bytes else "–",
             *_figures(row.accuracy),
+            *([f"{row.latency.p50_ms:.2f} ms" if row.latency else "–"] if timed else []),
             "cached" if row.cached else f"{row.build_seconds:.1f}",
             row.reason,
         )

@@ -7,7 +7,7 @@ engines can be compared with them in the memory of one sample.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +116,11 @@ class _Likeness:
         self.noise += float(np.square(a - b).sum())
 
     @property
+    def silent(self) -> bool:
+        """Both outputs are zero throughout."""
+        return self.reference == self.this == self.noise == 0
+
+    @property
     def cosine(self) -> float | None:
         """1 is the same direction; None if an output was zero throughout or not finite."""
         norm = float(np.sqrt(self.reference) * np.sqrt(self.this))
@@ -129,6 +134,40 @@ class _Likeness:
         return float(10 * np.log10(self.reference / self.noise))
 
 
+class Comparison:
+    """How close an engine's outputs are to fp32's, over any number of samples.
+
+    Args:
+        silent: the cosine of an output that is zero throughout, in both: None, as there is none, or 1 where
+            samples are so few that this may happen.
+    """
+
+    def __init__(self, silent: float | None = None) -> None:
+        self._silent = silent
+        self._likeness: dict[str, _Likeness] = {}
+
+    def add(self, reference: Mapping[str, Array], this: Mapping[str, Array]) -> None:
+        """Outputs for one sample, those of fp32 and the engine's.
+
+        Raises:
+            ModelError: an output has another shape than fp32's.
+        """
+        for name, value in reference.items():
+            _refuse_other_shape(name, value, this[name])
+            self._likeness.setdefault(name, _Likeness()).add(value, this[name])
+
+    def outputs(self) -> tuple[OutputAccuracy, ...]:
+        return tuple(
+            OutputAccuracy(name=n, cosine=self._silent if v.silent else v.cosine, sqnr_db=v.sqnr_db)
+            for n, v in self._likeness.items()
+        )
+
+
+def lowest_cosine(outputs: Iterable[OutputAccuracy]) -> float:
+    """The metric where there are no labels; 0 if an output has no cosine."""
+    return min((o.cosine if o.cosine is not None else 0.0) for o in outputs)
+
+
 def measure(
     run: Run, reference: Reference, how: str, progress: Progress = lambda done, total: None
 ) -> Accuracy:
@@ -139,21 +178,18 @@ def measure(
     """
     task = reference.task
     scorer = task.scorer()
-    likeness: dict[str, _Likeness] = {}
+    comparison = Comparison()
     for index, case in enumerate(reference):
         outputs = run(case.feeds)
-        for name, value in case.outputs.items():
-            _refuse_other_shape(name, value, outputs[name])
-            likeness.setdefault(name, _Likeness()).add(value, outputs[name])
+        comparison.add(case.outputs, outputs)
         if reference.labelled:
             scorer.add(case.sample, task.score_payload(outputs, 0, case.placement))
         progress(index + 1, reference.count)
-    found = tuple(OutputAccuracy(name=n, cosine=v.cosine, sqnr_db=v.sqnr_db) for n, v in likeness.items())
-    lowest = min((o.cosine if o.cosine is not None else 0.0) for o in found)
+    found = comparison.outputs()
     return Accuracy(
         metric=reference.metric,
         fp32=reference.score,
-        this=scorer.value() if reference.labelled else lowest,
+        this=scorer.value() if reference.labelled else lowest_cosine(found),
         samples=reference.count,
         how=how,
         outputs=found,

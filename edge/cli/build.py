@@ -1,4 +1,4 @@
-"""`edge build`: one ONNX graph → a checked and published engine for every target."""
+"""`edge build`: one ONNX graph → a checked engine for every target; a bundle → an engine on its device."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from edge.errors import EXIT_DONE, ConfigError, InputError, UsageError
 
 if TYPE_CHECKING:
-    from edge.build.build import Row
     from edge.build.plan import Variant
+    from edge.build.rows import Row
     from edge.config import ModelConfig
 
 
@@ -23,35 +23,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="TOML", help="a model's config, or the name of one in configs/models/"
     )
     graph.add_argument("--onnx", type=Path, metavar="FILE", help="a graph without a config; needs --calib")
+    graph.add_argument(
+        "--bundle",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="bundles (.tar or folder) to compile, check and publish on this device",
+    )
     parser.add_argument("--calib", type=Path, metavar="FOLDER", help="pictures to calibrate with, for --onnx")
     parser.add_argument("--size", metavar="HxW", help="input size, for --onnx where the graph leaves it open")
     parser.add_argument("--name", help="name in the store, for --onnx; default: the file's")
-    parser.add_argument(
-        "--targets", default="local", help="all, local (default), or names with commas: cpu,orin,ada"
-    )
-    parser.add_argument("--variants", default="fast,exact", help="fast, exact or both (default)")
+    parser.add_argument("--targets", help="all, local (default), or names with commas: cpu,orin,ada")
+    parser.add_argument("--variants", help="fast, exact or both (default)")
     parser.add_argument("--matrix", type=Path, metavar="TOML", help="rows to add to the hardware matrix")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the engine store (default: engines)")
     parser.add_argument(
-        "--out", type=Path, default=Path("engines"), help="the engine store (default: engines)"
+        "--bundles",
+        type=Path,
+        metavar="DIR",
+        help="also write each engine that only its device can verify as a .tar to carry there",
     )
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON; - for standard output")
 
 
 def run(args: argparse.Namespace) -> int:
+    rows = _build(args) if args.bundle is None else _finish(args)
+    _print(rows, args.json)
+    return exit_code(rows)
+
+
+def _build(args: argparse.Namespace) -> list[Row]:
+    """Build a model for all chosen targets."""
     from edge import machine, targets
     from edge.build.build import build
+    from edge.build.carried import pack
     from edge.build.report import LiveReporter
     from edge.store import Store
 
     here = machine.detect()
     matrix = targets.load_targets(args.matrix) if args.matrix else targets.TARGETS
-    chosen, variants = targets.select(args.targets, here, matrix), _variants(args.variants)
+    chosen = targets.select("local" if args.targets is None else args.targets, here, matrix)
+    variants = _variants("fast,exact" if args.variants is None else args.variants)
     _check_json(args.json)
-    config = _config(args)
+    config, store = _config(args), Store(args.out or Path("engines"))
     with LiveReporter() as reporter:
-        rows = build(config, chosen, variants, Store(args.out), here, reporter)
-    _print(rows, args.json)
-    return exit_code(rows)
+        rows = build(config, chosen, variants, store, here, reporter)
+    if args.bundles is not None:
+        for path in pack(rows, store, args.bundles):
+            print(f"carry to its device: {path}", file=sys.stderr)
+    return rows
+
+
+def _finish(args: argparse.Namespace) -> list[Row]:
+    """Finish bundles on this device."""
+    from edge import machine, targets
+    from edge.build.carried import finish_bundles
+    from edge.build.report import LiveReporter
+    from edge.store import Store
+
+    for option in ("calib", "size", "name", "targets", "variants", "bundles"):
+        if getattr(args, option) is not None:
+            raise UsageError(f"--{option} is not for --bundle", "a bundle says it already", "leave it out")
+    matrix = targets.load_targets(args.matrix) if args.matrix else targets.TARGETS
+    _check_json(args.json)
+    store = None if args.out is None else Store(args.out)
+    with LiveReporter() as reporter:
+        return finish_bundles(args.bundle, store, machine.detect(), reporter, matrix)
 
 
 def exit_code(rows: list[Row]) -> int:
@@ -132,6 +170,6 @@ def _print(rows: list[Row], where: str | None) -> None:
         Console(width=None if sys.stdout.isatty() else 160).print(table(rows))
     for row in rows:
         if row.error is not None:
-            print(f"{row.target}/{row.variant} failed: {row.error}", file=sys.stderr)
+            print(f"{row.label} failed: {row.error}", file=sys.stderr)
     if where not in (None, "-"):
         Path(where).write_text(text + "\n", encoding="utf-8")

@@ -143,7 +143,7 @@ class TestRows:
             assert str(entry.path) == row["path"]
             assert entry.manifest.key == row["key"] == entry.path.name
             assert entry.manifest.size_bytes == sum(
-                f.stat().st_size for f in entry.path.iterdir() if f.name != "manifest.json"
+                (entry.path / name).stat().st_size for name in entry.manifest.files
             )
             assert entry.manifest.quantized_mac_share == pytest.approx(row["quantized_mac_share"], abs=1e-4)
 
@@ -435,7 +435,7 @@ class TestLine:
             (["--model", "yolox_nano", "--calib", "x"], "--calib is for --onnx"),
             (["--model", "yolox_nano", "--size", "32x32"], "--size is for --onnx"),
             (["--model", "x", "--onnx", "y"], "not allowed with argument"),
-            ([], "one of the arguments --model --onnx is required"),
+            ([], "one of the arguments --model --onnx --bundle is required"),
         ],
     )
     def test_wrong_combinations_are_usage_errors(

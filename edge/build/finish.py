@@ -1,0 +1,358 @@
+"""Finishing an engine on its device: compile it there, run it, compare with fp32, measure its latency.
+
+What is compiled is the graph that the builder made and judged by emulation, on this machine or on another.
+Only an engine that ran on the GPU and passed its model's gate there is `verified`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge.backends import Engine, EngineOptions, Expectation, Slot, backend
+from edge.build.plan import Step
+from edge.build.reference import ReferenceSamples
+from edge.build.resources import current_rss, in_child
+from edge.build.rewrite import FP32_ISLANDS
+from edge.build.tensorrt import Compiled, CompileRequest, compile_engine
+from edge.build.verify import COSINE, Comparison, failures, lowest_cosine
+from edge.config import ModelConfig
+from edge.errors import EdgeError, GateError, RuntimeFault, StoreError
+from edge.machine import Gpu, Machine
+from edge.manifest import Accuracy, GpuInfo, Latency, OutputAccuracy, PlanEntry, sha256
+from edge.targets import Target, for_gpu, format_capability
+from edge.types import Array
+
+Progress = Callable[[str, int, int], None]
+"""What is being done, steps done, steps in all."""
+Planned = Step | PlanEntry
+"""A node of a plan, in a build or in a manifest."""
+Judge = Callable[[Engine], Accuracy]
+"""Runs an engine on samples and compares."""
+
+RUNTIMES = ("tensorrt", "tensorrt_rtx")
+"""What compiles and runs engines on a GPU that is here; TensorRT first, which times its kernels on it."""
+ENGINE_FILES = {"tensorrt": "engine.plan", "tensorrt_rtx": "engine.rtx"}
+WARM_UP, RUNS, SECONDS = 20, 300, 2.0
+"""Latency: runs before, and runs or seconds of each of the two measurements, whichever ends first."""
+WORSE_DB = 3.0
+"""Noise so far above what emulation promised is worth a word, even where the gate lets it pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where an engine is finished.
+
+    Attributes:
+        gpu: of this machine.
+        runtime: what compiles and runs here, a name in `edge.backends.BACKENDS`.
+        version: of its package.
+    """
+
+    gpu: Gpu
+    runtime: str
+    version: str
+
+    @property
+    def builder(self) -> str:
+        return f"{self.runtime} {self.version}"
+
+
+def gpu_of(target: Target, machine: Machine) -> Gpu | None:
+    """The first GPU of this machine that engines of this target run on."""
+    for gpu in machine.gpus:
+        try:
+            wanted = for_gpu(gpu.compute_capability, {target.name: target})
+        except EdgeError:
+            continue
+        if wanted is target:
+            return gpu
+    return None
+
+
+def find_site(target: Target, machine: Machine) -> Site | None:
+    """What finishes engines of this target on this machine; None if nothing does, `obstacle` says why."""
+    gpu = gpu_of(target, machine)
+    if gpu is None:
+        return None
+    for runtime in RUNTIMES:
+        if not _runtime_obstacle(runtime, target, machine):
+            return Site(gpu, runtime, machine.packages[_package(runtime)])
+    return None
+
+
+def obstacle(target: Target, machine: Machine) -> EdgeError | None:
+    """Why engines of this target cannot be finished on this machine; None if they can."""
+    gpu = gpu_of(target, machine)
+    if gpu is None:
+        here = ", ".join(f"{g.name} ({format_capability(g.compute_capability)})" for g in machine.gpus)
+        return StoreError(
+            f"engines for {target.name} cannot be finished on this machine",
+            f"they need compute capability {target.capability_text}, here is {here or 'no NVIDIA GPU'}",
+            f"finish them on the device itself, for example {target.devices[0]}",
+        )
+    why = {runtime: _runtime_obstacle(runtime, target, machine) for runtime in RUNTIMES}
+    if not all(why.values()):
+        return None
+    return RuntimeFault(
+        f"engines for {target.name} cannot be compiled and run on {gpu.name} yet",
+        "; ".join(text for runtime, text in why.items() if runtime in target.builders),
+        _how_to_get(target, machine),
+    )
+
+
+def _runtime_obstacle(runtime: str, target: Target, machine: Machine) -> str:
+    """Why this runtime cannot finish engines of this target here; "" if it can."""
+    if runtime not in target.builders:
+        return f"{runtime} does not know this GPU"
+    if missing := backend(runtime).unavailable(machine):
+        return missing
+    version, least = machine.packages[_package(runtime)], target.min_tensorrt or (0, 0)
+    if runtime == "tensorrt" and _numbers(version) < least:
+        return (
+            f"TensorRT {version} does not know {target.name}, {'.'.join(map(str, least))} or newer is needed"
+        )
+    return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """ "10.13.3.9.post1" → (10, 13)."""
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def _package(runtime: str) -> str:
+    return runtime.replace("_", "-")
+
+
+def _how_to_get(target: Target, machine: Machine) -> str:
+    """Commands that bring what a GPU needs."""
+    if machine.jetson:
+        tensorrt = "install JetPack 6.2 or newer (sudo apt install nvidia-jetpack), which brings TensorRT"
+    elif "tensorrt_rtx" in target.builders and machine.is_x86:
+        tensorrt = "pip install '.[rtx]' (TensorRT-RTX) or '.[trt]' (TensorRT)"
+    else:
+        tensorrt = "pip install '.[trt]' (TensorRT)"
+    return f"{tensorrt}; pip install '.[gpu]' (PyCUDA; it needs nvcc); then run this again"
+
+
+# ---------------------------------------------------------------------- compiling
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An engine that ran on its GPU and passed its gate there, not yet published.
+
+    Attributes:
+        files: name in the store → where it is now; the engine file is `ENGINE_FILES[runtime]`.
+        findings: what the compiler and the device had to say.
+        compiler_peak_rss: of this process and the compiler's together, in bytes.
+    """
+
+    files: Mapping[str, Path]
+    version: str
+    accuracy: Accuracy
+    latency: Latency
+    gpu: GpuInfo
+    findings: tuple[str, ...]
+    timing_cache: str
+    compiler_peak_rss: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What an engine is finished from.
+
+    Attributes:
+        label: what to call it.
+        plan: node → precision, compared with what the compiler makes of it.
+        promised: what emulation found.
+        feeds: one input, to measure latency with.
+    """
+
+    label: str
+    graph: bytes
+    plan: tuple[tuple[str, str], ...]
+    config: ModelConfig
+    promised: Accuracy
+    feeds: Mapping[str, Array]
+
+
+def planned_precisions(steps: Iterable[Planned]) -> tuple[tuple[str, str], ...]:
+    """Node → precision as the graph has it: control flow and its like run in fp32, whatever the carrier."""
+    return tuple((s.node, "fp32" if s.op in FP32_ISLANDS else s.precision) for s in steps)
+
+
+def finish(draft: Draft, site: Site, judge: Judge, folder: Path, progress: Progress) -> Finished:
+    """Compile for the GPU that is here, run there, compare, measure.
+
+    Args:
+        folder: for the files.
+
+    Raises:
+        GateError: it is not accurate enough on the device.
+        ModelError: TensorRT refuses the graph.
+        RuntimeFault, MissingPackage: the GPU, its driver or a package is not what is needed.
+    """
+    compiled, peak = _compile(draft, site, progress)
+    files = _written(compiled, site, folder)
+    engine = files[ENGINE_FILES[site.runtime]]
+    options = EngineOptions(
+        size=draft.config.input.size,
+        expected=Expectation(sha256(engine), (site.runtime, compiled.version), site.gpu.compute_capability),
+    )
+    progress(f"verify {draft.label} on {site.gpu.name}", 0, 0)
+    running = backend(site.runtime).load(engine, options)
+    try:
+        accuracy = judge(running)
+        _pass_gate(accuracy, draft, site)
+        latency = measure_latency(
+            running,
+            draft.feeds,
+            lambda done, total: progress(f"measure {draft.label}", done, total),
+        )
+    finally:
+        running.close()
+    said = tuple(f"compiler: {text}" for text in (*compiled.findings, *compiled.warnings))
+    return Finished(
+        files=files,
+        version=compiled.version,
+        accuracy=accuracy,
+        latency=latency,
+        gpu=GpuInfo(name=site.gpu.name, driver=site.gpu.driver),
+        findings=(*said, *broken_promises(accuracy.outputs, draft.promised.outputs)),
+        timing_cache=compiled.timing_cache,
+        compiler_peak_rss=peak,
+    )
+
+
+def _compile(draft: Draft, site: Site, progress: Progress) -> tuple[Compiled, int]:
+    """The engine, and the peak memory of this process and the compiler's together."""
+    here = current_rss()
+    label = f"compile {draft.label} with {site.builder}"
+    progress(label, 0, 0)
+    compiled, peak = in_child(
+        compile_engine,
+        _request(draft, site),
+        progress=lambda phase, done, total: progress(label, done, total),
+    )
+    return compiled, here + peak
+
+
+def _request(draft: Draft, site: Site) -> CompileRequest:
+    from edge.cuda import cache
+
+    return CompileRequest(
+        draft.graph,
+        site.runtime,
+        capability=None,
+        timing_cache=cache.folder() / "timings",
+        gpu="sm{}{}".format(*site.gpu.compute_capability),
+        plan=draft.plan,
+    )
+
+
+def _written(compiled: Compiled, site: Site, folder: Path) -> dict[str, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {ENGINE_FILES[site.runtime]: compiled.engine}
+    if compiled.layers:
+        contents["layers.json"] = compiled.layers.encode()
+    files = {name: folder / name for name in contents}
+    for name, content in contents.items():
+        files[name].write_bytes(content)
+    return files
+
+
+# ---------------------------------------------------------------------- judging
+
+
+def judge_by(samples: ReferenceSamples, draft: Draft, site: Site) -> Judge:
+    """Compare with the results that travelled along; the task's metric is the one that was emulated."""
+
+    def judge(engine: Engine) -> Accuracy:
+        comparison = Comparison(silent=1.0)
+        for feeds, outputs in samples.samples(draft.config.input):
+            comparison.add(outputs, engine.run(feeds))
+        found, promised = comparison.outputs(), draft.promised
+        how = f"run on {site.gpu.name}: {len(samples)} reference sample{'s' if len(samples) != 1 else ''}"
+        measured = {"how": how, "outputs": found, "promised": promised.outputs}
+        if promised.metric in ("", COSINE):
+            score = {"metric": COSINE, "fp32": 1.0, "this": lowest_cosine(found), "samples": len(samples)}
+            return Accuracy.model_validate({**measured, **score})
+        source = promised.how.rpartition(f"; {promised.metric}: ")[2]
+        return promised.model_copy(update={**measured, "how": f"{how}; {promised.metric}: {source}"})
+
+    return judge
+
+
+def _pass_gate(accuracy: Accuracy, draft: Draft, site: Site) -> None:
+    found = failures(accuracy, draft.config.gate)
+    if found:
+        raise GateError(
+            f"{draft.label} fails its accuracy gate on {site.gpu.name}",
+            f"{'; '.join(found)} ({_promise(draft.promised.outputs)})",
+            "it was not published; update TensorRT, or use the 'exact' variant, and report what was found",
+            accuracy=accuracy,
+        )
+
+
+def _promise(outputs: Sequence[OutputAccuracy]) -> str:
+    cosines = ", ".join(f"{o.cosine:.6g}" for o in outputs if o.cosine is not None)
+    return f"emulated: cosine {cosines}" if cosines else "emulation gave no cosine"
+
+
+def broken_promises(found: Iterable[OutputAccuracy], promised: Iterable[OutputAccuracy]) -> tuple[str, ...]:
+    """Outputs with clearly more noise on the device than emulation told, though the gate lets them pass."""
+    expected = {output.name: output.sqnr_db for output in promised}
+    said = []
+    for output in found:
+        before = expected.get(output.name)
+        if before is not None and output.sqnr_db is not None and output.sqnr_db < before - WORSE_DB:
+            said.append(
+                f"device: SQNR of '{output.name}' is {output.sqnr_db:.1f} dB, emulation gave {before:.1f}"
+            )
+    return tuple(said)
+
+
+# ---------------------------------------------------------------------- measuring
+
+
+def measure_latency(
+    engine: Engine, feeds: Mapping[str, Array], progress: Callable[[int, int], None]
+) -> Latency:
+    """How long one batch executes on the device, and how many samples a second come through two slots."""
+    slots = [engine.slot(), engine.slot()]
+    for slot in slots:
+        for name, value in feeds.items():
+            slot.inputs[name][...] = value  # one sample, repeated where a batch has several
+    _timed(slots[:1], WARM_UP)
+    progress(1, 3)
+    seconds, _ = _timed(slots[:1], RUNS)
+    progress(2, 3)
+    _timed(slots, WARM_UP)
+    batches, spent = _timed(slots, RUNS)
+    progress(3, 3)
+    p50, p99 = (round(1e3 * float(np.percentile(seconds, q)), 4) for q in (50, 99))
+    rate = engine.batch * len(batches) / spent
+    return Latency(p50_ms=p50, p99_ms=p99, per_second=round(rate, 2), batch=engine.batch)
+
+
+def _timed(slots: Sequence[Slot], runs: int) -> tuple[list[float], float]:
+    """Keep all slots in flight; each batch's execution time, and how long all took together, in seconds."""
+    seconds: list[float] = []
+    start = time.perf_counter()
+    for slot in slots:
+        slot.submit()
+    in_flight = deque(slots)
+    while in_flight:
+        slot = in_flight.popleft()
+        slot.wait()
+        seconds.append(slot.infer_seconds)
+        if len(seconds) + len(in_flight) < runs and time.perf_counter() - start < SECONDS:
+            slot.submit()
+            in_flight.append(slot)
+    return seconds, time.perf_counter() - start
