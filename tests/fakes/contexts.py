@@ -50,7 +50,7 @@ class Context:
     @property
     def active(self) -> bool:
         stack = self.cuda.stacks.get(threading.get_ident())
-        return bool(stack) and stack[-1] is self
+        return stack is not None and stack[-1:] == [self]
 
     def __del__(self) -> None:
         if self.valid:

@@ -67,8 +67,6 @@ class FakeCuda(Schedule):
         self.initialized = False
         self.retained = 0
         """How often the primary context is retained."""
-        self.epoch = 0
-        """Which primary context this is: counts resets and releases."""
         self.reserved: dict[Resource, int] = {}
         """Device memory that libraries hold for themselves."""
         self.handles: dict[int, Any] = {}
@@ -128,7 +126,7 @@ class FakeCuda(Schedule):
 
     @property
     def used_memory(self) -> int:
-        blocks = sum(block.nbytes for block in self.memory if block.alive and not block.on_host)
+        blocks: int = sum(block.nbytes for block in self.memory if block.alive and not block.on_host)
         return blocks + sum(self.reserved.values())
 
     def leaks(self) -> list[str]:
@@ -198,8 +196,15 @@ class FakeCuda(Schedule):
                 fault[2] -= 1
                 if fault[2] < 0:
                     self._faults.remove(fault)
-                    self.sticky = fault[1] if fault[1] in STICKY else self.sticky
+                    if fault[1] in STICKY:
+                        self._die(fault[1])
                     raise failure(name, fault[1])
+
+    def _die(self, name: str) -> None:
+        """An error after which nothing in the context works: what is in flight does not count any more."""
+        with self.lock:
+            self.sticky = name
+            self.loans.drop()
 
     def _check_context(self, name: str) -> None:
         stack = self.stacks.get(threading.get_ident())
@@ -236,11 +241,11 @@ class FakeCuda(Schedule):
     def free_block(self, block: Block) -> None:
         """Take it back; work that may still use it is a violation."""
         with self.lock:
-            self._check_idle(block)
+            idle = self._check_idle(block)
             self.loans.drop(block)
             if block.kind == "registered":
                 self.memory.remove(block)
-            block.retire()
+            block.retire(in_use=not idle)
 
     def reserve(self, label: str, nbytes: int) -> Resource | None:
         """Device memory of a library; None where there is not enough."""
@@ -259,15 +264,18 @@ class FakeCuda(Schedule):
                 resource.alive = False
                 self.reserved.pop(resource, None)
 
-    def _check_idle(self, resource: Resource) -> None:
+    def _check_idle(self, resource: Resource) -> bool:
         busy = next((a for a in resource.accesses if not a.ended(self.known)), None)
         if busy is not None and not self.sticky:
             self.report(f"{resource.label} was freed while {busy.label} may still use it")
+        return busy is None
 
     def end_context(self) -> None:
-        """The primary context is gone, and with it all that lived in it."""
+        """The primary context is gone, and with it all that lived in it; nothing of it runs afterwards."""
+        self.epoch += 1
+        for queue in self.queues.values():
+            self.wait_for(queue, queue.tickets)
         with self.lock:
-            self.epoch += 1
             self.sticky = ""
             self.loans.drop()
             for block in [block for block in self.memory if block.alive]:

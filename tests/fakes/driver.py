@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import functools
 import gc
 import math
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,8 @@ class Driver:
         label = f"page-locked memory {self._cuda.calls['cuMemHostAlloc']} ({nbytes} bytes)"
         block = Block.fresh("pinned", nbytes, label, mapped=bool(mem_flags & HostAllocFlags.DEVICEMAP))
         allocation = host_allocation(self._cuda, self._cuda.add_block(block))
-        return np.ndarray(shape, dtype, allocation, order=order)  # type: ignore[call-overload]
+        fortran: Any = order
+        return np.ndarray(shape, dtype, allocation, order=fortran)
 
     def memcpy_htod_async(self, dest: Any, src: Any, stream: Any = None) -> None:
         call = "cuMemcpyHtoDAsync"
@@ -122,7 +124,7 @@ class Driver:
     def memset_d8_async(self, dest: Any, data: int, size: int, stream: Any = None) -> None:
         self._cuda.call("cuMemsetD8Async")
         start = device_pointer(dest)
-        work = Work("set", (), ((start, size),), lambda: ctypes.memset(start, data, size) and None)
+        work = Work("set", (), ((start, size),), functools.partial(_fill, start, data, size))
         self._cuda.submit(queue_of(stream), work)
 
     def module_from_buffer(self, buffer: Any, options: Any = (), message_handler: Any = None) -> Module:
@@ -135,6 +137,10 @@ class Driver:
 def _of(cuda: FakeCuda, kind: type[Any]) -> Any:
     """The class, tied to its device: PyCUDA's are to the one driver there is."""
     return type(kind.__name__, (kind,), {"cuda": cuda})
+
+
+def _fill(start: int, value: int, nbytes: int) -> None:
+    ctypes.memset(start, value, nbytes)
 
 
 def _move(destination: int, source: int, nbytes: int) -> None:

@@ -17,15 +17,15 @@ def install_cuda(cuda: FakeCuda, monkeypatch: Any) -> None:
     """PyCUDA and libcuda are the simulator's from now on; nothing of another test is remembered."""
     import edge.cuda.device
     import edge.cuda.driver
+    from edge.cuda.libcuda import LibCuda
 
-    package = ModuleType("pycuda")
+    package: Any = ModuleType("pycuda")
     package.__path__ = []
     package.driver = cuda.driver
     monkeypatch.setitem(sys.modules, "pycuda", package)
     monkeypatch.setitem(sys.modules, "pycuda.driver", cuda.driver)
-    opened = edge.cuda.driver.LibCuda
     monkeypatch.setattr(
-        edge.cuda.driver, "LibCuda", lambda: cuda.libcuda if cuda.present else opened("libcuda.so.0")
+        edge.cuda.driver, "LibCuda", lambda: cuda.libcuda if cuda.present else LibCuda("libcuda.so.0")
     )
     monkeypatch.setattr(edge.cuda.device, "_open", {})
     _fresh_bindings(monkeypatch)

@@ -61,7 +61,7 @@ class Loans:
             if not busy:  # earlier work has still to read, or to deliver
                 self._poison(loan)
         elif not any(loan.overlaps(other) and other.access.write for other in self._open):
-            loan.digest = zlib.crc32(loan.data)
+            loan.digest = _digest(loan.data)
         self._open.append(loan)
         return loan
 
@@ -118,10 +118,14 @@ class Loans:
             self._report(f"the host wrote into {loan.block.label} while {loan.access.label} was filling it")
 
     def _compare(self, loan: Loan) -> None:
-        if loan.digest is not None and zlib.crc32(loan.data) != loan.digest:
+        if loan.digest is not None and _digest(loan.data) != loan.digest:
             self._report(f"the host changed {loan.block.label} while {loan.access.label} was reading it")
             loan.digest = None  # said once
 
 
 def _same_work(a: Loan, b: Loan) -> bool:
     return (a.access.stream, a.access.time) == (b.access.stream, b.access.time)
+
+
+def _digest(data: Bytes) -> int:
+    return zlib.crc32(data.data)

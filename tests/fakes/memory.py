@@ -47,6 +47,7 @@ class Block(Resource):
         self.address, self.nbytes = int(data.ctypes.data), data.nbytes
         self.undefined = np.ones(self.nbytes, bool) if kind == "device" else None
         self._guards: tuple[Bytes, Bytes] | None = None
+        self._watched = False
 
     @property
     def on_host(self) -> bool:
@@ -73,10 +74,11 @@ class Block(Resource):
         data = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
         return cls("registered", data, label, mapped=True)
 
-    def retire(self) -> None:
-        """Mark it as freed; its bytes stay, to be watched."""
+    def retire(self, in_use: bool = False) -> None:
+        """Mark it as freed; its bytes stay, to be watched unless something still works on them."""
         self.alive = False
-        if self._guards is not None:
+        self._watched = self._guards is not None and not in_use
+        if self._watched:
             self.data.fill(FREED)
 
     def damage(self) -> str:
@@ -85,7 +87,7 @@ class Block(Resource):
             return ""
         if not all((guard == GUARD).all() for guard in self._guards):
             return f"{self.label}: something was written beyond its ends"
-        if not self.alive and not (self.data == FREED).all():
+        if self._watched and not (self.data == FREED).all():
             return f"{self.label}: something was written into it after it was freed"
         return ""
 

@@ -53,6 +53,7 @@ class Task(NamedTuple):
     reads: list[tuple[Block, int, int]]
     writes: list[tuple[Block, int, int]]
     loans: list[Loan]
+    epoch: int
 
 
 class Record:

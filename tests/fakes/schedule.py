@@ -7,7 +7,7 @@ import time
 
 from fakes.errors import failure
 from fakes.loans import Loans
-from fakes.memory import POISON, Block, Memory
+from fakes.memory import POISON, Block, Memory, Resource
 from fakes.order import Access, Clock, learn, race
 from fakes.queues import Capture, Queue, Record, Span, Task, Trace, Work
 
@@ -25,6 +25,7 @@ class Schedule:
         running: cleared while the device does nothing.
         known: what the host knows to have ended.
         sticky: the error that killed the context, "" without one.
+        epoch: which context this is; work of an earlier one is not done any more.
     """
 
     def __init__(self, seed: int, jitter: bool) -> None:
@@ -38,6 +39,7 @@ class Schedule:
         self.loans = Loans(self.report)
         self.known: Clock = {}
         self.sticky = ""
+        self.epoch = 0
         self.queues: dict[int, Queue] = {}
         self._threads: list[Queue] = []
 
@@ -62,9 +64,11 @@ class Schedule:
                 return
             queue.clock[queue.index] = queue.tickets + 1
             learn(queue.clock, self.known)
-            task = Task(work, reads, writes, [])
-            self._claim(queue, task)
-            queue.put(lambda: self._run(queue, task))
+            task = Task(work, reads, writes, [], self.epoch)
+            if self._claim(queue, task):
+                queue.put(lambda: self._run(queue, task))
+            else:  # what it would do to real memory, and to this process, is anyone's guess
+                queue.put(lambda: None)
 
     def _locate(self, work: Work, span: Span) -> tuple[Block, int, int] | None:
         address, nbytes = span
@@ -77,10 +81,11 @@ class Schedule:
             return block, address - block.address, address - block.address + nbytes
         return None
 
-    def _claim(self, queue: Queue, task: Task) -> None:
-        """Note what the work touches; whatever conflicts with it has to be known to be over by then."""
-        name = f"{task.work.name} on {queue}"
-        spans = [(*span, False) for span in task.reads] + [(*span, True) for span in task.writes]
+    def _claim(self, queue: Queue, task: Task) -> bool:
+        """Note what the work touches; False if something that conflicts with it need not be over by then."""
+        name, told = f"{task.work.name} on {queue}", len(self.violations)
+        spans: list[tuple[Resource, int, int, bool]] = [(*span, False) for span in task.reads]
+        spans += [(*span, True) for span in task.writes]
         spans += [(resource, 0, 1, True) for resource in task.work.uses]
         for resource, start, end, write in spans:
             if not resource.alive:
@@ -93,35 +98,46 @@ class Schedule:
             resource.accesses.append(access)
             if isinstance(resource, Block) and resource.on_host:
                 task.loans.append(self.loans.lend(resource, access))
+        return len(self.violations) == told
 
     def _run(self, queue: Queue, task: Task) -> None:
         """On the stream's thread."""
         queue.pause()
-        if self.sticky:
-            return
         start = time.perf_counter()
         with self.lock:
-            self._begin(queue, task)
+            if self._is_over(task):
+                return
+            if not self._begin(queue, task):
+                return
         queue.pause()
         task.work.run()
         with self.lock:
+            if self._is_over(task):
+                return
             self.loans.end(task.loans)
             for block, first, last in task.writes:
                 if block.undefined is not None:
                     block.undefined[first:last] = False
         self.trace.append(Trace(task.work.name, queue.index, start, time.perf_counter()))
 
-    def _begin(self, queue: Queue, task: Task) -> None:
+    def _is_over(self, task: Task) -> bool:
+        """Whether the context that it was enqueued in has died."""
+        return bool(self.sticky) or task.epoch != self.epoch
+
+    def _begin(self, queue: Queue, task: Task) -> bool:
+        """Poison what will be written; False if nothing has written what will be read."""
         self.loans.begin(task.loans)
+        sound = True
         for block, first, last in task.reads:
             if block.undefined is not None and (missing := int(block.undefined[first:last].sum())):
-                self.report(
-                    f"{task.work.name} on {queue} reads {missing} bytes of {block.label} that nothing wrote"
-                )
+                name = f"{task.work.name} on {queue}"
+                self.report(f"{name} reads {missing} bytes of {block.label} that nothing wrote")
+                sound = False
         for block, first, last in task.writes:
             if block.undefined is not None and not _updates(task, block):
                 block.data[first:last] = POISON
                 block.undefined[first:last] = True
+        return sound
 
     def record(self, queue: Queue) -> Record:
         """A point after everything enqueued so far."""

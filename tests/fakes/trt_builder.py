@@ -101,7 +101,7 @@ class INetworkDefinition:
     def get_layer(self, index: int) -> ILayer:
         return self._layers[index]
 
-    def fill(self, content: bytes) -> None:
+    def _fill(self, content: bytes) -> None:
         self.content, self.graph = content, graph(content)
         constants = frozenset(tensor.name for tensor in self.graph.model.graph.initializer)
         self._layers = [ILayer(node, constants) for node in self.graph.layers]
@@ -158,7 +158,7 @@ class OnnxParser:
         for error in self._errors:
             self._logger.log(Severity.ERROR, error.desc())
         if not self._errors:
-            self._network.fill(model)
+            self._network._fill(model)
         return not self._errors
 
 

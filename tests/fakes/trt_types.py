@@ -43,6 +43,9 @@ class Severity(enum.Enum):
     VERBOSE = 4
 
 
+_Severity = Severity
+
+
 class ILogger:
     """To be subclassed with a `log`."""
 
@@ -50,7 +53,7 @@ class ILogger:
     INTERNAL_ERROR, ERROR, WARNING = Severity.INTERNAL_ERROR, Severity.ERROR, Severity.WARNING
     INFO, VERBOSE = Severity.INFO, Severity.VERBOSE
 
-    def log(self, severity: Severity, msg: str) -> None:
+    def log(self, severity: _Severity, msg: str) -> None:
         raise NotImplementedError
 
 
@@ -61,7 +64,7 @@ class Logger(ILogger):
         self.min_severity = min_severity
         self.messages: list[tuple[Severity, str]] = []
 
-    def log(self, severity: Severity, msg: str) -> None:
+    def log(self, severity: _Severity, msg: str) -> None:
         if severity.value <= self.min_severity.value:
             self.messages.append((severity, msg))
 
@@ -111,7 +114,7 @@ class IHostMemory(bytes):
         return len(self)
 
 
-ONNX_TYPES = {
+ONNX_TYPES: dict[int, DataType] = {
     TensorProto.FLOAT: DataType.FLOAT,
     TensorProto.FLOAT16: DataType.HALF,
     TensorProto.BFLOAT16: DataType.BF16,
