@@ -8,101 +8,57 @@ hit. One that fails leaves the published one in place, and the others are still 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from edge.backends import EngineOptions, backend
 from edge.build import calibrate, graph, placement, profiles
+from edge.build.carried import carried, finish_carried, unchanged, verified
+from edge.build.finish import Site, find_site, gpu_of, obstacle
 from edge.build.gpu import make_for_gpu
-from edge.build.inputs import Inputs, gather
+from edge.build.inputs import Inputs, engine_key, gather
 from edge.build.plan import Variant
 from edge.build.processor import make_for_processor
 from edge.build.resources import peak_rss, reset_peak
+from edge.build.rows import Identity, Reporter, Row, attempted, row_of
 from edge.build.verify import Reference
 from edge.build.workshop import Made, Workshop
 from edge.config import ModelConfig
-from edge.errors import EdgeError, GateError, RuntimeFault, StoreError
 from edge.machine import Machine
-from edge.manifest import Accuracy, Entry, Manifest, PlanEntry, Tensor
+from edge.manifest import Entry, Manifest, PlanEntry, Tensor
 from edge.store import Store
 from edge.targets import Target, format_capability
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What came of one engine.
-
-    Attributes:
-        state: the engine's, or "failed".
-        cached: nothing had changed, the published engine was kept.
-        path: the engine's folder; None if it failed.
-    """
-
-    model: str
-    target: str
-    variant: str
-    state: str
-    key: str
-    size_bytes: int
-    quantized_mac_share: float
-    accuracy: Accuracy | None
-    build_seconds: float
-    peak_rss_bytes: int
-    path: Path | None
-    reason: str
-    cached: bool = False
-    error: EdgeError | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        accuracy = self.accuracy and self.accuracy.model_dump(include={"metric", "fp32", "this", "samples"})
-        return {
-            "model": self.model,
-            "target": self.target,
-            "variant": self.variant,
-            "state": self.state,
-            "key": self.key,
-            "size_bytes": self.size_bytes,
-            "quantized_mac_share": round(self.quantized_mac_share, 4),
-            "accuracy": accuracy,
-            "build_seconds": round(self.build_seconds, 3),
-            "peak_rss_bytes": self.peak_rss_bytes,
-            "path": None if self.path is None else str(self.path),
-            "reason": self.reason,
-            "cached": self.cached,
-        }
-
-
-class Reporter(Protocol):
-    """Hears how the build gets on."""
-
-    def step(self, text: str, done: int, total: int) -> None:
-        """A step's progress; total 0 means that it is not known."""
-        ...
-
-    def row(self, row: Row) -> None:
-        """An engine is finished."""
-        ...
+__all__ = ["Reporter", "Row", "build"]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One engine to be made."""
+    """One engine to be made.
+
+    Attributes:
+        recipe: hash of what its graph is made of.
+        key: hash of what the engine is made of.
+        builder: what compiles it, or is to compile it on its device.
+        site: where on this machine it can be run, and so be verified; None if it cannot.
+    """
 
     target: Target
     variant: Variant
+    recipe: str
     key: str
     builder: str
+    site: Site | None
 
     @property
     def label(self) -> str:
         return f"{self.target.name}/{self.variant}"
+
+    def identity(self, model: str) -> Identity:
+        return Identity(model, self.target.name, self.variant, self.key)
 
 
 def build(
@@ -122,62 +78,60 @@ def build(
     reporter.step("read the model and its samples", 0, 0)
     inputs = gather(config)
     jobs = [_job(inputs, target, variant, machine) for target in targets for variant in variants]
-    cached = {job: _unchanged(store, config.name, job) for job in jobs}
-    rows = {job: _cached_row(entry) for job, entry in cached.items() if entry is not None}
-    for row in rows.values():
-        reporter.row(row)
+    rows: dict[Job, Row] = {}
+    for job in jobs:
+        row = _from_store(job, config.name, store, machine, reporter)
+        if row is not None:
+            rows[job] = row
+            reporter.row(row)
     todo = [job for job in jobs if job not in rows]
     if todo:
         with tempfile.TemporaryDirectory(prefix="edge-build-") as folder:
             shop = _open_workshop(inputs, todo, store, machine, reporter, Path(folder))
             for job in todo:
-                rows[job] = _finish(inputs, job, shop, store, machine)
+                rows[job] = _make(inputs, job, shop, store, machine)
                 reporter.row(rows[job])
-    return [rows[job] for job in jobs]
+    return [_told(rows[job], job, machine) for job in jobs]
 
 
 def _job(inputs: Inputs, target: Target, variant: Variant, machine: Machine) -> Job:
+    recipe = inputs.recipe(target, variant, machine)
+    site = find_site(target, machine)
     builder = choose_builder(target, machine)
-    version = machine.packages.get(builder.replace("_", "-"), "")
-    return Job(target, variant, inputs.key(target, variant, machine, f"{builder} {version}"), builder)
+    if site is not None:
+        key = engine_key(recipe, site.builder, site.gpu.compute_capability)
+        return Job(target, variant, recipe, key, site.runtime, site)
+    version = machine.packages.get(builder.replace("_", "-"), "") if builder != "tensorrt" else ""
+    return Job(target, variant, recipe, engine_key(recipe, f"{builder} {version}"), builder, None)
 
 
 def choose_builder(target: Target, machine: Machine) -> str:
-    """What makes the engine here: the first of the row's builders that this machine has, else a bundle."""
+    """What makes the engine away from its device: TensorRT-RTX ahead of time, else a bundle for TensorRT."""
     if not target.is_gpu:
         return "onnxruntime"
     return "tensorrt_rtx" if target.compiles_ahead(machine) else "tensorrt"
 
 
-def _unchanged(store: Store, model: str, job: Job) -> Entry | None:
-    """The live engine, if it is whole and nothing that determines it has changed."""
-    try:
-        entry = store.current(model, job.target.name, job.variant)
-        if entry is None or entry.manifest.key != job.key:
-            return None
-        entry.verify()
-    except StoreError:
-        return None  # damaged: build it again
-    return entry
+def _from_store(job: Job, model: str, store: Store, machine: Machine, reporter: Reporter) -> Row | None:
+    """What needs no calibration: an engine that is there already, or is there to be finished."""
+    identity = job.identity(model)
+    published = unchanged(store, identity, "" if job.site else job.recipe)
+    if published is not None:
+        return row_of(published, cached=True)
+    bundle = carried(store, identity, job.recipe) if job.site else None
+    if bundle is None or job.site is None:
+        return None
+    return finish_carried(bundle, job.site, job.key, store, machine, reporter)
 
 
-def _cached_row(entry: Entry) -> Row:
-    m = entry.manifest
-    return Row(
-        model=m.model,
-        target=m.target,
-        variant=m.variant,
-        state=m.state,
-        key=m.key,
-        size_bytes=m.size_bytes,
-        quantized_mac_share=m.quantized_mac_share,
-        accuracy=m.accuracy,
-        build_seconds=m.build_seconds,
-        peak_rss_bytes=m.peak_rss_bytes,
-        path=entry.path,
-        reason=m.reason,
-        cached=True,
-    )
+def _told(row: Row, job: Job, machine: Machine) -> Row:
+    """The row, with what keeps a GPU that is here from running its engine."""
+    if job.site is not None or gpu_of(job.target, machine) is None or row.error is not None:
+        return row
+    why = obstacle(job.target, machine)
+    if why is None or row.state == "verified":
+        return row
+    return dataclasses.replace(row, reason=f"{row.reason}; not verified here: {why.why}: {why.fix}")
 
 
 def _open_workshop(
@@ -217,12 +171,11 @@ def _open_workshop(
         index,
         ranges,
         reference,
-        config.gate,
+        config,
         machine,
         folder,
         reporter.step,
         peak_rss(),
-        config.profile,
         shapes,
     )
 
@@ -247,49 +200,22 @@ def _calibrated(
     return found
 
 
-def _finish(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Machine) -> Row:
+def _make(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Machine) -> Row:
     """Make, judge and publish one engine; what goes wrong becomes a row."""
     start = time.perf_counter()
     reset_peak()
     shop.progress(f"plan {job.label}", 0, 0)
-    try:
+
+    def make() -> Entry:
         if job.target.is_gpu:
-            made = make_for_gpu(shop, job.target, job.variant, job.builder, job.label)
+            made = make_for_gpu(shop, job.target, job.variant, job.builder, job.label, job.site)
         else:
             made = make_for_processor(shop, job.target, job.variant, job.label)
         seconds = time.perf_counter() - start
         peak = max(peak_rss(), made.compiler_peak_rss, shop.preparation_peak_rss)
-        entry = store.publish(_manifest(inputs, job, made, shop, machine, seconds, peak), made.files)
-    except EdgeError as e:
-        return _failed_row(inputs.config.name, job, time.perf_counter() - start, e)
-    except OSError as e:
-        fault = RuntimeFault(
-            f"cannot build {job.label}", f"{e.strerror or e}", "check the disk, and build again"
-        )
-        return _failed_row(inputs.config.name, job, time.perf_counter() - start, fault)
-    except Exception as e:  # a fault of ours: it costs this engine and no other
-        log.exception("building %s", job.label)
-        fault = RuntimeFault(f"cannot build {job.label}", f"{type(e).__name__}: {e}", "please report it")
-        return _failed_row(inputs.config.name, job, time.perf_counter() - start, fault)
-    return dataclasses.replace(_cached_row(entry), cached=False)
+        return store.publish(_manifest(inputs, job, made, shop, machine, seconds, peak), made.files)
 
-
-def _failed_row(model: str, job: Job, seconds: float, error: EdgeError) -> Row:
-    return Row(
-        model=model,
-        target=job.target.name,
-        variant=job.variant,
-        state="failed",
-        key=job.key,
-        size_bytes=0,
-        quantized_mac_share=0.0,
-        accuracy=error.accuracy if isinstance(error, GateError) else None,
-        build_seconds=seconds,
-        peak_rss_bytes=peak_rss(),
-        path=None,
-        reason=f"{error.what}: {error.why}" if error.why else error.what,
-        error=error,
-    )
+    return attempted(job.identity(inputs.config.name), make)
 
 
 def _manifest(
@@ -297,12 +223,13 @@ def _manifest(
 ) -> Manifest:
     origin = f" ({inputs.origin})" if inputs.origin else ""
     accuracy = made.accuracy.model_copy(update={"how": made.accuracy.how + origin})
-    return Manifest(
+    manifest = Manifest(
         model=inputs.config.name,
         target=job.target.name,
         variant=job.variant,
         state=made.state,
         key=job.key,
+        recipe=job.recipe,
         graph_sha256=inputs.graph_sha256,
         calibration_sha256=inputs.calibration_sha256 if made.plan.quantized else None,
         plan=tuple(
@@ -315,7 +242,7 @@ def _manifest(
         compute_capability=format_capability(job.target.compute_capability),
         requires=made.requires,
         inputs=tuple(_tensor(shop, name) for name in shop.graph.inputs),
-        outputs=tuple(_tensor(shop, name) for name in shop.graph.outputs),
+        outputs=(*(_tensor(shop, name) for name in shop.graph.outputs), *made.tail),
         config=inputs.config.model_dump(mode="json"),
         accuracy=accuracy,
         quantized_mac_share=made.plan.quantized_mac_share,
@@ -326,6 +253,9 @@ def _manifest(
         reason=made.reason,
         licence=inputs.config.licence,
     )
+    if job.site is None or made.finished is None:
+        return manifest
+    return manifest.model_copy(update=verified(job.site, made.finished))
 
 
 def _tensor(shop: Workshop, name: str) -> Tensor:

@@ -23,9 +23,9 @@ from edge.build.finish import (
     finish,
     judge_by,
     obstacle,
-    planned_precisions,
 )
 from edge.build.inputs import engine_key
+from edge.build.layers import planned_precisions
 from edge.build.resources import peak_rss, reset_peak
 from edge.build.rows import Identity, Reporter, Row, attempted, failed_row, row_of
 from edge.config import ModelConfig, validate
@@ -34,6 +34,7 @@ from edge.machine import Machine
 from edge.manifest import Accuracy, BuilderInfo, Entry, Manifest
 from edge.store import Store
 from edge.targets import TARGETS, Target, for_gpu, format_capability, parse_capability
+from edge.tasks.outputs import TAIL
 
 SAID = ("compiler: ", "device: ")
 """Findings of one compiler and one device, which say nothing about the next."""
@@ -169,7 +170,8 @@ def finish_carried(
 def _finished(bundle: Bundle, site: Site, folder: Path, reporter: Reporter) -> Finished:
     m = bundle.manifest
     config = validate(ModelConfig, m.config, f"the config in {bundle.origin}")
-    samples = reference.load(bundle.reference, config.input, (o.name for o in m.outputs))
+    own = (output.name for output in m.outputs if output.name not in TAIL)
+    samples = reference.load(bundle.reference, config.input, own)
     feeds, _ = next(samples.samples(config.input))
     draft = Draft(
         label=f"{m.target}/{m.variant}",
@@ -194,6 +196,7 @@ def _manifest(
     return before.model_copy(
         update={
             **verified(site, done),
+            "accuracy": done.accuracy,
             "key": key,
             "recipe": before.recipe or before.key,
             "lint": (*(text for text in before.lint if not text.startswith(SAID)), *done.findings),
@@ -206,14 +209,13 @@ def _manifest(
 
 
 def verified(site: Site, done: Finished) -> dict[str, Any]:
-    """The manifest's fields that an engine gets by being finished."""
+    """The manifest's fields that every finished engine has from its device."""
     return {
         "state": "verified",
         "builder": BuilderInfo(name=site.runtime, version=done.version, timing_cache=done.timing_cache),
         "backend": site.runtime,
         "engine_file": ENGINE_FILES[site.runtime],
         "compute_capability": format_capability(site.gpu.compute_capability),
-        "accuracy": done.accuracy,
         "latency": done.latency,
         "gpu": done.gpu,
         "verified_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -15,23 +15,21 @@ from pathlib import Path
 import numpy as np
 
 from edge.backends import Engine, EngineOptions, Expectation, Slot, backend
-from edge.build.plan import Step
+from edge.build.layers import Precisions
+from edge.build.profiles import input_shapes, within
 from edge.build.reference import ReferenceSamples
 from edge.build.resources import current_rss, in_child
-from edge.build.rewrite import FP32_ISLANDS
 from edge.build.tensorrt import Compiled, CompileRequest, compile_engine
 from edge.build.verify import COSINE, Comparison, failures, lowest_cosine
 from edge.config import ModelConfig
 from edge.errors import EdgeError, GateError, RuntimeFault, StoreError
 from edge.machine import Gpu, Machine
-from edge.manifest import Accuracy, GpuInfo, Latency, OutputAccuracy, PlanEntry, sha256
+from edge.manifest import Accuracy, GpuInfo, Latency, OutputAccuracy, sha256
 from edge.targets import Target, for_gpu, format_capability
 from edge.types import Array
 
 Progress = Callable[[str, int, int], None]
 """What is being done, steps done, steps in all."""
-Planned = Step | PlanEntry
-"""A node of a plan, in a build or in a manifest."""
 Judge = Callable[[Engine], Accuracy]
 """Runs an engine on samples and compares."""
 
@@ -176,15 +174,10 @@ class Draft:
 
     label: str
     graph: bytes
-    plan: tuple[tuple[str, str], ...]
+    plan: Precisions
     config: ModelConfig
     promised: Accuracy
     feeds: Mapping[str, Array]
-
-
-def planned_precisions(steps: Iterable[Planned]) -> tuple[tuple[str, str], ...]:
-    """Node → precision as the graph has it: control flow and its like run in fp32, whatever the carrier."""
-    return tuple((s.node, "fp32" if s.op in FP32_ISLANDS else s.precision) for s in steps)
 
 
 def finish(draft: Draft, site: Site, judge: Judge, folder: Path, progress: Progress) -> Finished:
@@ -246,7 +239,7 @@ def _compile(draft: Draft, site: Site, progress: Progress) -> tuple[Compiled, in
 def _request(draft: Draft, site: Site) -> CompileRequest:
     from edge.cuda import cache
 
-    return CompileRequest(
+    request = CompileRequest(
         draft.graph,
         site.runtime,
         capability=None,
@@ -254,6 +247,7 @@ def _request(draft: Draft, site: Site) -> CompileRequest:
         gpu="sm{}{}".format(*site.gpu.compute_capability),
         plan=draft.plan,
     )
+    return within(request, draft.config.profile, input_shapes(draft.config), next(iter(draft.feeds)))
 
 
 def _written(compiled: Compiled, site: Site, folder: Path) -> dict[str, Path]:

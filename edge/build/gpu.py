@@ -10,28 +10,38 @@ from pathlib import Path
 import onnx
 
 from edge.backends import Engine, EngineOptions, backend
-from edge.build import emulate, plan, rewrite
+from edge.backends.trt_api import PACKAGES, capabilities
+from edge.build import emulate, plan, profiles, rewrite
 from edge.build import lint as linter
+from edge.build.bundle import GRAPH, SCRIPT, documents
+from edge.build.finish import Draft, Site, finish
 from edge.build.graph import serialize, sha256
+from edge.build.layers import planned_precisions
 from edge.build.numerics import QuantType
 from edge.build.plan import Plan, Variant
+from edge.build.reference import REFERENCE
 from edge.build.resources import current_rss, in_child
-from edge.build.tensorrt import CompileRequest, Profile, compile_engine, refuse_what_cannot_fit
+from edge.build.tails import PLUGINS, append_tail, tail_outputs
+from edge.build.tensorrt import CompileRequest, compile_engine, refuse_what_cannot_fit
+from edge.build.verify import measure
 from edge.build.workshop import Made, Workshop
-from edge.config import ProfileConfig
 from edge.errors import GateError, RuntimeFault
 from edge.manifest import Accuracy, BuilderInfo
 from edge.targets import Target
 
 
-def make_for_gpu(shop: Workshop, target: Target, variant: Variant, builder: str, label: str) -> Made:
+def make_for_gpu(
+    shop: Workshop, target: Target, variant: Variant, builder: str, label: str, site: Site | None = None
+) -> Made:
     """An engine compiled ahead of time, or a bundle for the device, judged by emulating the same graph.
+    Where the device is here, the engine is compiled for it, and judged again on it.
 
     A quantized engine has the first type of the target's preference that passes the gate: fp8 keeps three
     bits of mantissa, and where that is too coarse int8 may still do.
 
     Args:
-        builder: "tensorrt_rtx" to compile here, "tensorrt" for a bundle.
+        builder: "tensorrt_rtx" to compile ahead of time, "tensorrt" for a bundle; the site's, if any.
+        site: the device, if it is here.
 
     Raises:
         ModelError: lint or the compiler refuses the graph.
@@ -42,7 +52,7 @@ def make_for_gpu(shop: Workshop, target: Target, variant: Variant, builder: str,
     for kind in kinds:
         made = plan.make(shop.graph, target, variant, shop.ranges, kind=kind)
         try:
-            engine = _make(shop, target, made, builder, f"{label} ({kind})" if rejected else label)
+            engine = _make(shop, target, made, builder, f"{label} ({kind})" if rejected else label, site)
         except GateError as e:
             rejected[kind] = e
             continue
@@ -51,20 +61,22 @@ def make_for_gpu(shop: Workshop, target: Target, variant: Variant, builder: str,
     raise rejected[kinds[0]]
 
 
-def _make(shop: Workshop, target: Target, made: Plan, builder: str, label: str) -> Made:
+def _make(shop: Workshop, target: Target, made: Plan, builder: str, label: str, site: Site | None) -> Made:
     """The engine of one plan."""
     typed = rewrite.rewrite(shop.graph, made, shop.ranges, target)
     findings = linter.lint(typed, target)
     linter.refuse(findings, target)
     folder = f"{target.name}/{made.kind or made.carrier}"
-    graph = shop.write(shop.opened(typed), f"{folder}/graph.onnx")
-    ahead = builder == "tensorrt_rtx"
+    complete = _with_tail(shop, shop.opened(typed), target, builder, site)
+    graph = shop.write(complete, f"{folder}/{GRAPH}")
+    ahead = builder == "tensorrt_rtx" and site is None
     request = compile_request(shop, graph, target, made, builder)
-    product = _compiled(shop, request, graph, label) if ahead else _bundled(request, graph, target)
+    product = _compiled(shop, request, graph, label) if ahead else _bundled(request)
     accuracy = _judge_emulated(shop, typed, made, label)
     shop.pass_gate(accuracy, label)
-    return Made(
-        files={"graph.onnx": graph, **product.files},
+    travelling = {GRAPH: graph, REFERENCE: shop.reference_file, **documents(graph.parent, target)}
+    judged = Made(
+        files={**travelling, **product.files},
         engine_file=product.engine_file,
         backend=builder,
         builder=BuilderInfo(name=builder, version=product.version),
@@ -74,7 +86,50 @@ def _make(shop: Workshop, target: Target, made: Plan, builder: str, label: str) 
         reason=product.reason,
         lint=(*map(str, findings), *product.warnings),
         compiler_peak_rss=product.peak_rss,
+        tail=tail_outputs(complete),
     )
+    return judged if site is None else _verified(shop, judged, site, label)
+
+
+def _verified(shop: Workshop, made: Made, site: Site, label: str) -> Made:
+    """The same graph compiled for the GPU that is here, and judged there with every held-out sample."""
+    graph = made.files[GRAPH]
+    verify = f"verify {label} on {site.gpu.name}"
+
+    def judge(engine: Engine) -> Accuracy:
+        how = f"run on {site.gpu.name}"
+        found = measure(
+            engine.run, shop.reference, how, lambda done, total: shop.progress(verify, done, total)
+        )
+        return found.model_copy(update={"promised": made.accuracy.outputs})
+
+    feeds = next(iter(shop.reference)).feeds
+    plan = planned_precisions(made.plan.steps)
+    draft = Draft(label, graph.read_bytes(), plan, shop.config, made.accuracy, feeds)
+    done = finish(draft, site, judge, graph.parent, shop.progress)
+    return dataclasses.replace(
+        made,
+        files={GRAPH: graph, REFERENCE: shop.reference_file, **done.files},
+        accuracy=done.accuracy,
+        reason=f"compiled and verified on {site.gpu.name}",
+        lint=(*made.lint, *done.findings),
+        compiler_peak_rss=done.compiler_peak_rss,
+        finished=done,
+    )
+
+
+def _with_tail(
+    shop: Workshop, typed: onnx.ModelProto, target: Target, builder: str, site: Site | None
+) -> onnx.ModelProto:
+    """The graph that is compiled: behind the one that is judged, what its task has the device compute.
+
+    A bundle that either runtime may finish has no plugins.
+    """
+    either = site is None and len(target.builders) > 1
+    oldest = ".".join(map(str, target.min_tensorrt or (10, 3)))
+    version = shop.machine.packages.get(PACKAGES[builder][0]) or oldest
+    plugins = PLUGINS if capabilities(builder, version).plugins and not either else ()
+    return append_tail(typed, shop.reference.task, shop.reference.config, plugins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +146,9 @@ class _Product:
 
 def compile_request(shop: Workshop, graph: Path, target: Target, made: Plan, builder: str) -> CompileRequest:
     """What a graph is compiled with, here for a target or later on its device."""
-    profile = shop.profile or ProfileConfig()
-    return CompileRequest(
-        graph.read_bytes(),
-        builder,
-        target.compute_capability,
-        {} if shop.shapes is None else {shop.graph.inputs[0]: shop.shapes},
-        profile.workspace_mb,
-        profile.gpu_memory_mb,
-        plan=planned_precisions(made),
-    )
+    precisions = planned_precisions(made.steps)
+    request = CompileRequest(graph.read_bytes(), builder, target.compute_capability, plan=precisions)
+    return profiles.within(request, shop.profile, shop.shapes, shop.graph.inputs[0])
 
 
 def _compiled(shop: Workshop, request: CompileRequest, graph: Path, label: str) -> _Product:
@@ -127,35 +175,9 @@ def _compiled(shop: Workshop, request: CompileRequest, graph: Path, label: str) 
     )
 
 
-def planned_precisions(made: Plan) -> tuple[tuple[str, str], ...]:
-    """Node → precision as the graph has it: control flow and its like run in fp32, whatever the carrier."""
-    return tuple((s.node, "fp32" if s.op in rewrite.FP32_ISLANDS else s.precision) for s in made.steps)
-
-
-def _bundled(request: CompileRequest, graph: Path, target: Target) -> _Product:
+def _bundled(request: CompileRequest) -> _Product:
     refuse_what_cannot_fit(request)
-    script = _finish_script(graph.parent, target, request.profiles)
-    reason = f"graph ready; on the device run: sh {script.name}"
-    return _Product({script.name: script}, graph.name, reason)
-
-
-def _finish_script(folder: Path, target: Target, profiles: Mapping[str, Profile]) -> Path:
-    """The one command that finishes a bundle on the device, with the tool that comes with TensorRT."""
-    path = folder / "finish.sh"
-    shapes = "".join(
-        f" --{end}Shapes={name}:{'x'.join(map(str, sizes))}"
-        for name, p in profiles.items()
-        for end, sizes in (("min", p.minimum), ("opt", p.optimum), ("max", p.maximum))
-    )
-    path.write_text(
-        "#!/bin/sh\n"
-        f"# Compiles this bundle on {target.devices[0]} (compute capability {target.capability_text}) "
-        f"with TensorRT {'.'.join(map(str, target.min_tensorrt or (10, 3)))} or newer.\n"
-        'cd "$(dirname "$0")" || exit 1\n'
-        'trtexec="$(command -v trtexec || echo /usr/src/tensorrt/bin/trtexec)"\n'
-        f'exec "$trtexec" --onnx=graph.onnx --stronglyTyped --saveEngine=engine.plan{shapes} "$@"\n'
-    )
-    return path
+    return _Product({}, GRAPH, f"graph ready; on the device run: sh {SCRIPT}")
 
 
 def _load_emulation(path: Path, label: str) -> Engine:

@@ -10,9 +10,11 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-Plan = Iterable[tuple[str, str]]
+from edge.build.rewrite import FP32_ISLANDS
+
+Precisions = tuple[tuple[str, str], ...]
 """Node and its precision."""
 
 QUANTIZED = ("int8", "fp8")
@@ -24,6 +26,24 @@ _PASSED = ("SHUFFLE", "CAST", "IDENTITY")
 """Layers between a DEQUANTIZE and the product that reads it."""
 _SEPARATOR = "\x1e"
 _ORIGIN = re.compile(r"\[ONNX Layer: (.*)\]", re.DOTALL)
+
+
+class Planned(Protocol):
+    """A step of a plan, or what a manifest keeps of it."""
+
+    @property
+    def node(self) -> str: ...
+
+    @property
+    def op(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+
+def planned_precisions(steps: Iterable[Planned]) -> Precisions:
+    """Precisions as the graph has them: control flow and its like run in fp32, whatever the carrier."""
+    return tuple((s.node, "fp32" if s.op in FP32_ISLANDS else s.precision) for s in steps)
 
 
 def finding(node: str, planned: str, runs: str) -> str:
@@ -43,7 +63,7 @@ def origins(metadata: str, name: str) -> list[str]:
 # ---------------------------------------------------------------------- the parsed network
 
 
-def compare_network(network: Any, plan: Plan) -> list[str]:
+def compare_network(network: Any, plan: Precisions) -> list[str]:
     """Nodes of `plan` that the parsed network does not compute in their precision.
 
     Args:
@@ -103,13 +123,13 @@ def _outputs(layer: Any) -> Iterator[Any]:
 
 def widest(types: Iterable[str | None]) -> str | None:
     """The type with most bytes; None if there is none."""
-    return max((t for t in types if t is not None), key=lambda t: _WIDTH[t], default=None)
+    return max((t for t in types if t is not None), key=lambda t: (_WIDTH[t], t), default=None)
 
 
 # ---------------------------------------------------------------------- the engine's inspector
 
 
-def compare_engine(information: str, plan: Plan) -> list[str]:
+def compare_engine(information: str, plan: Precisions) -> list[str]:
     """Quantized nodes of `plan` that the engine runs higher, as far as the inspector tells.
 
     Args:

@@ -8,6 +8,7 @@ graph gives at that size.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ import onnx
 from edge.build import graph as graphs
 from edge.build.graph import Graph
 from edge.build.opening import open_dimensions
-from edge.build.tensorrt import Profile
-from edge.config import ModelConfig
+from edge.build.tensorrt import CompileRequest, Profile
+from edge.config import ModelConfig, ProfileConfig
 from edge.errors import ConfigError, ModelError
 from edge.types import Array
 
@@ -39,6 +40,19 @@ def input_shapes(config: ModelConfig) -> Profile | None:
     sizes = (profile.min_size or size, size, profile.max_size or size)
     shapes = [(batch, config.input.channels, *hw) for batch, hw in zip(profile.batch, sizes, strict=True)]
     return None if set(shapes) == {(1, config.input.channels, *size)} else Profile(*shapes)
+
+
+def within(
+    request: CompileRequest, profile: ProfileConfig | None, shapes: Profile | None, input_name: str
+) -> CompileRequest:
+    """The request with what [profile] asks for; `shapes` as `input_shapes` gives them."""
+    profile = profile or ProfileConfig()
+    return replace(
+        request,
+        profiles={} if shapes is None else {input_name: shapes},
+        workspace_mb=profile.workspace_mb,
+        gpu_memory_mb=profile.gpu_memory_mb,
+    )
 
 
 def prove(fixed: onnx.ModelProto, config: ModelConfig, shapes: Profile) -> None:

@@ -11,15 +11,17 @@ import onnx
 
 from edge.backends import Engine, EngineOptions
 from edge.build.calibrate import Range
+from edge.build.finish import Finished
 from edge.build.graph import Graph, serialize
 from edge.build.opening import dimensions, open_dimensions
 from edge.build.plan import Plan
+from edge.build.reference import REFERENCE, take
 from edge.build.tensorrt import Profile
 from edge.build.verify import Reference, failures, measure
-from edge.config import GateConfig, ProfileConfig
+from edge.config import GateConfig, ModelConfig, ProfileConfig
 from edge.errors import GateError
 from edge.machine import Machine
-from edge.manifest import Accuracy, BuilderInfo
+from edge.manifest import Accuracy, BuilderInfo, Tensor
 from edge.targets import State
 
 Progress = Callable[[str, int, int], None]
@@ -41,6 +43,10 @@ class Made:
     lint: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     compiler_peak_rss: int = 0
+    finished: Finished | None = None
+    """What its device said, for an engine that was compiled and judged there."""
+    tail: tuple[Tensor, ...] = ()
+    """Outputs that the engine has beside the network's own."""
 
 
 @dataclass
@@ -57,16 +63,30 @@ class Workshop:
     graph: Graph
     ranges: Mapping[str, Range]
     reference: Reference
-    gate: GateConfig
+    config: ModelConfig
     machine: Machine
     folder: Path
     progress: Progress
     preparation_peak_rss: int
-    profile: ProfileConfig | None = None
     shapes: Profile | None = None
     """Of the picture input, where engines take more than one picture of one size."""
     judged: dict[str, Accuracy] = field(default_factory=dict)
     """Accuracy by hash of the graph that was run: targets with the same plan share one evaluation."""
+
+    @property
+    def gate(self) -> GateConfig:
+        return self.config.gate
+
+    @property
+    def profile(self) -> ProfileConfig | None:
+        return self.config.profile
+
+    @cached_property
+    def reference_file(self) -> Path:
+        """A few held-out samples, to travel with engines to their device."""
+        path = self.folder / REFERENCE
+        take(((case.feeds, case.outputs) for case in self.reference), self.config.input).save(path)
+        return path
 
     def opened(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """What is compiled and published of a fixed graph: it takes the batches and sizes of [profile]."""

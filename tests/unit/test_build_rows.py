@@ -156,10 +156,11 @@ class TestRows:
         entry = built.store.find("net", "ada", "fast")
         assert entry.manifest.state == "bundle"
         assert entry.manifest.engine_file == "graph.onnx"
-        assert set(entry.manifest.files) == {"graph.onnx", "finish.sh"}
+        travelling = {"graph.onnx", "reference.npz", "README.txt", "finish.sh"}
+        assert set(entry.manifest.files) == travelling
         assert "sh finish.sh" in entry.manifest.reason
         script = (entry.path / "finish.sh").read_text()
-        assert "--onnx=graph.onnx --stronglyTyped" in script and "compute capability 8.9" in script
+        assert 'build --bundle "$bundle"' in script and "compute capability 8.9" in script
         assert os.system(f"sh -n '{entry.path / 'finish.sh'}'") == 0
 
     def test_the_manifest_holds_what_the_engine_depends_on(self, built: Shop) -> None:
