@@ -12,6 +12,7 @@ import kernel_on_host
 import numpy as np
 import pytest
 from fakes.cuda import FakeCuda
+from fakes.ort import FakeOnnxRuntime
 from fakes.tensorrt import FakeTensorRT, fake_plan
 from streaming import SIZE, Collect, Script, config_of, feed, heatmap_graph, pictures
 
@@ -36,18 +37,22 @@ class Setup:
     Attributes:
         on_device: the kernel fits the pictures, not the processor.
         lent: sources decode into page-locked frame buffers.
+        live: newest frame wins, others are dropped; without it readers wait.
+        stalls: seconds that the source takes now and then for a frame.
         frames: pictures of each feed, by their index in `PICTURES`.
     """
 
     frames: tuple[tuple[int, ...], ...]
     integrated: bool = False
-    rtx: bool = False
+    runtime: str = "tensorrt"
     slots: int = 2
     batch: int = 1
     on_device: bool = False
     lent: bool = False
     graphs: bool = True
     warm: bool = False
+    live: bool = False
+    stalls: float = 0.0
 
     @classmethod
     def of(cls, seed: int) -> Setup:
@@ -57,15 +62,26 @@ class Setup:
         sizes = dice.choice((range(5), range(len(PICTURES))))  # one size, or all of them
         return cls(
             integrated=dice.random() < 0.4,
-            rtx=dice.random() < 0.2,
+            runtime=dice.choices(("tensorrt", "tensorrt_rtx", "onnxruntime_cuda"), (7, 2, 1))[0],
             slots=dice.choice((2, 2, 2, 2, 1, 3, 4)),
             batch=dice.choice((1, 1, 1, 2, 3)),
             on_device=on_device,
             lent=on_device and dice.random() < 0.7,
             graphs=dice.random() < 0.7,
             warm=dice.random() < 0.3,
+            live=dice.random() < 0.15,
+            stalls=dice.choice((0.0, 0.0, 0.0, 0.001)),
             frames=tuple(tuple(dice.choices(sizes, k=10 // feeds)) for _ in range(feeds)),
         )
+
+    def source(self, index: int) -> Script:
+        """Reads the pictures of one feed."""
+        steps: list[Any] = []
+        for number, picture in enumerate(self.frames[index]):
+            steps += (
+                [self.stalls, PICTURES[picture]] if self.stalls and number % 4 == 3 else [PICTURES[picture]]
+            )
+        return (Decoder if self.lent else Script)(steps, live=self.live)
 
 
 class Decoder(Script):
@@ -88,12 +104,12 @@ class Workplace:
     def __init__(self, folder: Path) -> None:
         self.graph = heatmap_graph(folder / "tiny.onnx", batch="n")
         self.cache = folder / "cache"
-        for rtx in (False, True):
-            self.plan(rtx).write_bytes(fake_plan(self.graph, rtx=rtx))
+        for runtime in ("tensorrt", "tensorrt_rtx"):
+            self._engine(runtime).write_bytes(fake_plan(self.graph, rtx=runtime == "tensorrt_rtx"))
         self.expected = self._serial()
 
-    def plan(self, rtx: bool) -> Path:
-        return self.graph.with_name("rtx.plan" if rtx else "tensorrt.plan")
+    def _engine(self, runtime: str) -> Path:
+        return self.graph if runtime == "onnxruntime_cuda" else self.graph.with_name(f"{runtime}.plan")
 
     def _serial(self) -> list[Result]:
         """One picture after the other, without delays, fitted on the processor."""
@@ -105,24 +121,26 @@ class Workplace:
         """Stream the pictures through the real backend and pipeline; everything is closed afterwards."""
         with pytest.MonkeyPatch.context() as patch:
             cuda.install(patch)
-            FakeTensorRT(cuda, rtx=setup.rtx).install(patch)
+            FakeTensorRT(cuda, rtx=setup.runtime == "tensorrt_rtx").install(patch)
+            FakeOnnxRuntime(cuda).install(patch)
             kernel_on_host.install(cuda, patch, self.cache)
             network, sink = self._network(setup), Collect()
             if setup.warm:
                 network.warm_up()
-            kind = Decoder if setup.lent else Script
-            feeds = [feed(str(i), kind(PICTURES[p] for p in chosen)) for i, chosen in enumerate(setup.frames)]
+            feeds = [feed(str(i), setup.source(i)) for i in range(len(setup.frames))]
             summary = Run(network, feeds, [("collect:", sink)], serial=serial).go()
             network.close()
             cuda.assert_clean()
             assert summary.exit_code == 0, summary.data
+            rows = summary.data["feeds"]
+            assert all(r["captured"] == r["delivered"] + sum(r["dropped"].values()) for r in rows), rows
             return sink.results
 
     def _network(self, setup: Setup) -> Network:
         config = config_of(self.graph)
         picture = config.input if setup.on_device else None
         options = EngineOptions(batch=setup.batch, graphs=setup.graphs, picture=picture)
-        engine = backend("tensorrt_rtx" if setup.rtx else "tensorrt").load(self.plan(setup.rtx), options)
+        engine = backend(setup.runtime).load(self._engine(setup.runtime), options)
         assert engine.takes_pictures == setup.on_device
         return Network(
             EngineId("tiny", "hopper", "fast", "k0"),
@@ -147,7 +165,7 @@ class Workplace:
             raise AssertionError(f"seed {seed}: {setup}\n{e}") from e
 
     def _compare(self, setup: Setup, results: Sequence[Result]) -> None:
-        assert len(results) == sum(map(len, setup.frames))
+        assert setup.live or len(results) == sum(map(len, setup.frames))
         for result in results:
             frame, found = result.frame, cast(Any, result.payload)
             expected = cast(Any, self.expected[setup.frames[int(frame.feed)][frame.seq]].payload)

@@ -1,7 +1,7 @@
 """Ordering bugs, planted one at a time in the code that runs GPUs: the first schedule finds each of them.
 
-A bug is a change of production code that somebody could make by mistake. What finds it are the rules of the
-simulated device, which do not depend on timing: so each is found without delays as well as with any.
+A bug is a change of production code that somebody could make by mistake. The rules of the simulated device do
+not depend on timing: so each is found without delays as well as with any.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from kernel_on_host import ABSENT
 from schedules import Setup, Workplace
 
 from edge.backends import tensorrt
-from edge.cuda import buffers, device, feeder, slot
+from edge.cuda import buffers, device, feeder, pool, slot
 from edge.types import Array
 
 PLAIN = Setup(frames=(tuple(range(10)),))
 ON_DEVICE = Setup(frames=(tuple(range(20)),), on_device=True)
-LENT = Setup(frames=(tuple(range(10)),), on_device=True, lent=True)
+LENT = Setup(frames=((0, 1, 2, 3, 4) * 4,), on_device=True, lent=True)
 BATCHES = Setup(frames=(tuple(range(10)), tuple(range(10))), batch=2)
 ZERO_COPY = Setup(frames=(tuple(range(10)),), integrated=True)
 
@@ -133,6 +133,11 @@ def a_slot_that_frees_what_is_in_flight(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(feeder._Seat, "upload", upload)
 
 
+def a_frame_buffer_that_is_lent_twice(patch: pytest.MonkeyPatch) -> None:
+    """A source decodes the next frame where the one in flight is."""
+    replaced(patch, pool.FramePool, "take", "free.popleft(), free", "free[0], deque()")
+
+
 def an_uncounted_row(patch: pytest.MonkeyPatch) -> None:
     """Of a batch, all rows but the last are copied."""
     replaced(
@@ -159,6 +164,7 @@ BUGS = [
     pytest.param(a_copy_on_the_wrong_stream, PLAIN, "execute on stream 3 and copy out on stream 2"),
     pytest.param(preprocessing_on_the_wrong_stream, LENT, "have no order", marks=kernel),
     pytest.param(a_slot_that_frees_what_is_in_flight, ON_DEVICE, "was freed while copy in", marks=kernel),
+    pytest.param(a_frame_buffer_that_is_lent_twice, LENT, "", marks=kernel),  # a rule, or a wrong result
     pytest.param(an_uncounted_row, BATCHES, "that nothing wrote"),
     pytest.param(slots_that_are_not_given_back, PLAIN, "was not freed"),
 ]
