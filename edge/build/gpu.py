@@ -14,13 +14,13 @@ from edge.backends.trt_api import PACKAGES, capabilities
 from edge.build import emulate, plan, profiles, rewrite
 from edge.build import lint as linter
 from edge.build.bundle import GRAPH, SCRIPT, documents
-from edge.build.finish import Draft, Site, finish
+from edge.build.finish import Draft, finish
 from edge.build.graph import serialize, sha256
-from edge.build.layers import planned_precisions
 from edge.build.numerics import QuantType
 from edge.build.plan import Plan, Variant
 from edge.build.reference import REFERENCE
 from edge.build.resources import current_rss, in_child
+from edge.build.site import Site
 from edge.build.tails import PLUGINS, append_tail, tail_outputs
 from edge.build.tensorrt import CompileRequest, compile_engine, refuse_what_cannot_fit
 from edge.build.verify import measure
@@ -104,7 +104,7 @@ def _verified(shop: Workshop, made: Made, site: Site, label: str) -> Made:
         return found.model_copy(update={"promised": made.accuracy.outputs})
 
     feeds = next(iter(shop.reference)).feeds
-    plan = planned_precisions(made.plan.steps)
+    plan = rewrite.planned_precisions(made.plan.steps)
     draft = Draft(label, graph.read_bytes(), plan, shop.config, made.accuracy, feeds)
     done = finish(draft, site, judge, graph.parent, shop.progress)
     return dataclasses.replace(
@@ -129,7 +129,7 @@ def _with_tail(
     oldest = ".".join(map(str, target.min_tensorrt or (10, 3)))
     version = shop.machine.packages.get(PACKAGES[builder][0]) or oldest
     plugins = PLUGINS if capabilities(builder, version).plugins and not either else ()
-    return append_tail(typed, shop.reference.task, shop.reference.config, plugins)
+    return append_tail(typed, shop.reference.task, shop.config.input, plugins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class _Product:
 
 def compile_request(shop: Workshop, graph: Path, target: Target, made: Plan, builder: str) -> CompileRequest:
     """What a graph is compiled with, here for a target or later on its device."""
-    precisions = planned_precisions(made.steps)
+    precisions = rewrite.planned_precisions(made.steps)
     request = CompileRequest(graph.read_bytes(), builder, target.compute_capability, plan=precisions)
     return profiles.within(request, shop.profile, shop.shapes, shop.graph.inputs[0])
 

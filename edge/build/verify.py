@@ -55,7 +55,7 @@ class Reference:
         folder: Path,
         progress: Progress = lambda done, total: None,
     ) -> None:
-        self.task, self.config, self.count, self.folder = task, config, len(samples), folder
+        self.task, self.count, self.folder = task, len(samples), folder
         self.labelled = any(sample.label is not None for sample in samples)
         preprocess = Preprocess(config)
         scorer = task.scorer()
