@@ -25,8 +25,8 @@ from edge.build.finish import (
     obstacle,
 )
 from edge.build.inputs import engine_key
-from edge.build.layers import planned_precisions
 from edge.build.resources import peak_rss, reset_peak
+from edge.build.rewrite import planned_precisions
 from edge.build.rows import Identity, Reporter, Row, attempted, failed_row, row_of
 from edge.config import ModelConfig, validate
 from edge.errors import EdgeError, InputError, StoreError

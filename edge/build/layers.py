@@ -10,9 +10,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
-
-from edge.build.rewrite import FP32_ISLANDS
+from typing import Any
 
 Precisions = tuple[tuple[str, str], ...]
 """Node and its precision."""
@@ -26,24 +24,6 @@ _PASSED = ("SHUFFLE", "CAST", "IDENTITY")
 """Layers between a DEQUANTIZE and the product that reads it."""
 _SEPARATOR = "\x1e"
 _ORIGIN = re.compile(r"\[ONNX Layer: (.*)\]", re.DOTALL)
-
-
-class Planned(Protocol):
-    """A step of a plan, or what a manifest keeps of it."""
-
-    @property
-    def node(self) -> str: ...
-
-    @property
-    def op(self) -> str: ...
-
-    @property
-    def precision(self) -> str: ...
-
-
-def planned_precisions(steps: Iterable[Planned]) -> Precisions:
-    """Precisions as the graph has them: control flow and its like run in fp32, whatever the carrier."""
-    return tuple((s.node, "fp32" if s.op in FP32_ISLANDS else s.precision) for s in steps)
 
 
 def finding(node: str, planned: str, runs: str) -> str:

@@ -6,7 +6,8 @@ names; what is added is called `<tensor>/<what>`, for example `conv1.weight/int8
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -30,6 +31,24 @@ FP32_ISLANDS = frozenset(
     {"If", "Loop", "Scan", "NonMaxSuppression", "RandomNormal", "RandomUniform", "Range"}
 )
 """Operators that run in fp32 between casts: control flow, and those TensorRT has in fp32 only."""
+
+
+class Planned(Protocol):
+    """A step of a plan, or what a manifest keeps of it."""
+
+    @property
+    def node(self) -> str: ...
+
+    @property
+    def op(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+
+def planned_precisions(steps: Iterable[Planned]) -> tuple[tuple[str, str], ...]:
+    """Precisions as the graph has them: control flow and its like run in fp32, whatever the carrier."""
+    return tuple((s.node, "fp32" if s.op in FP32_ISLANDS else s.precision) for s in steps)
 
 
 def rewrite(graph: Graph, plan: Plan, ranges: Mapping[str, Range], target: Target) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -360,4 +361,5 @@ class _TimingCache(_NoCache):
             temporary.replace(self.path)
         except OSError as e:
             log.warning("cannot keep kernel timings in %s: %s", self.path, e)
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)

@@ -16,12 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge import machine
 from edge.build import plan
-from edge.build.gpu import planned_precisions
 from edge.build.graph import Graph, serialize
+from edge.build.opening import open_dimensions
 from edge.build.plan import Variant
 from edge.build.resources import in_child
-from edge.build.rewrite import rewrite
-from edge.build.tensorrt import Compiled, CompileRequest, compile_engine
+from edge.build.rewrite import planned_precisions, rewrite
+from edge.build.tensorrt import Compiled, CompileRequest, Profile, compile_engine
 from edge.errors import ModelError
 from edge.targets import TARGETS
 
@@ -45,7 +45,7 @@ def request(index: Graph, target: str, variant: Variant) -> CompileRequest:
     row = TARGETS[target]
     made = plan.make(index, row, variant, seen)
     graph = serialize(rewrite(index, made, seen, row))
-    return CompileRequest(graph, "tensorrt_rtx", row.compute_capability, plan=planned_precisions(made))
+    return CompileRequest(graph, "tensorrt_rtx", row.compute_capability, plan=planned_precisions(made.steps))
 
 
 def compiled(what: CompileRequest) -> Compiled:
@@ -120,3 +120,52 @@ def test_a_node_that_the_parser_cannot_read_is_named() -> None:
 def test_two_compilations_give_the_same_bytes() -> None:
     what = request(graphs.good("classifier"), "ada", "fast")
     assert compiled(what).engine == compiled(what).engine
+
+
+@pytest.mark.parametrize("target", KINDS)
+@pytest.mark.parametrize("name", ["residual", "transformer"])
+def test_a_range_of_batches_compiles_and_keeps_its_precisions(name: str, target: str) -> None:
+    shapes = Profile((1, 3, 32, 32), (4, 3, 32, 32), (8, 3, 32, 32))
+    fixed = request(graphs.good(name), target, "fast")
+    opened = serialize(open_dimensions(onnx.ModelProto.FromString(fixed.graph), shapes))
+    found = compiled(replace(fixed, graph=opened, profiles={"image": shapes}))
+    assert found.engine and found.findings == ()
+
+
+def test_a_range_of_sizes_compiles() -> None:
+    shapes = Profile((1, 3, 16, 16), (1, 3, 32, 32), (2, 3, 64, 96))
+    fixed = request(graphs.good("residual"), "ada", "fast")
+    opened = serialize(open_dimensions(onnx.ModelProto.FromString(fixed.graph), shapes))
+    assert compiled(replace(fixed, graph=opened, profiles={"image": shapes})).findings == ()
+
+
+def test_an_open_graph_without_a_profile_is_refused_with_the_compilers_reason() -> None:
+    shapes = Profile((1, 3, 32, 32), (4, 3, 32, 32), (8, 3, 32, 32))
+    fixed = request(graphs.good("residual"), "ada", "fast")
+    opened = serialize(open_dimensions(onnx.ModelProto.FromString(fixed.graph), shapes))
+    with pytest.raises(ModelError, match="cannot compile") as caught:
+        compiled(replace(fixed, graph=opened))
+    assert "optimization profile" in caught.value.why
+
+
+def test_a_graph_that_is_not_what_was_planned_is_found() -> None:
+    """Compiled from the exact graph, with the plan of the fast one."""
+    fast, exact = (request(graphs.good("residual"), "a10", variant) for variant in plan.VARIANTS)
+    found = compiled(replace(exact, plan=fast.plan)).findings
+    assert "planned int8, runs bf16: node 'left'" in found
+    assert len(found) == sum(precision == "int8" for _, precision in fast.plan)
+
+
+def test_a_build_tells_how_far_it_is() -> None:
+    heard: list[int] = []
+    what = request(graphs.good("classifier"), "ada", "fast")
+    in_child(compile_engine, what, progress=lambda phase, done, total: heard.append(done))
+    assert heard == sorted(heard) and heard[-1] > 50  # the last phase may end early
+
+
+def test_a_build_for_this_machine_needs_its_gpu() -> None:
+    if HERE.gpus:
+        pytest.skip("there is one")
+    what = replace(request(graphs.good("classifier"), "ada", "fast"), capability=None)
+    with pytest.raises(ModelError, match="cannot compile the graph for this machine's GPU"):
+        compiled(what)

@@ -12,14 +12,17 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from edge.build import emulate, plan
+from edge.backends import EngineOptions, backend
+from edge.build import emulate, plan, processor
 from edge.build.graph import prepare, serialize
 from edge.build.opening import dimensions, open_axes, open_dimensions
 from edge.build.profiles import input_shapes, prove
 from edge.build.rewrite import rewrite
 from edge.build.tensorrt import Profile
+from edge.cli import main
 from edge.config import ModelConfig, load_model
 from edge.errors import ConfigError, ModelError
+from edge.store import Store
 from edge.targets import TARGETS
 
 IMAGE = (3, 32, 32)
@@ -249,3 +252,61 @@ class TestSizes:
         opened = open_dimensions(fixed.model, both)
         assert dimensions(opened)["image"] == ("batch", 3, "height", "width")
         assert run(opened, samples(3, 48, 64)).shape == (3, 1, 24, 32)
+
+
+class TestBuild:
+    """The whole way: a config with [profile], engines that take the range, a manifest that says so."""
+
+    @pytest.fixture
+    def toml(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+        monkeypatch.setattr(processor, "ROUNDS", 1)
+        monkeypatch.setattr(processor, "RUNS", 1)
+        graphs.saved(with_open_sizes(graphs.residual()), tmp_path / "net.onnx")
+        graphs.pictures(tmp_path / "pictures", 5)
+
+        def write(profile: str) -> str:
+            path = tmp_path / "net.toml"
+            path.write_text(
+                'name = "net"\nonnx = "net.onnx"\n[input]\nsize = [32, 32]\n[task]\nkind = "segment"\n'
+                f'[calibration]\nimages = "pictures"\n[gate]\nmin_cosine = 0.9\n[profile]\n{profile}\n'
+            )
+            return str(path)
+
+        return write
+
+    def build(self, config: str, targets: str, folder: Path) -> int:
+        words = ["--model", config, "--targets", targets, "--variants", "fast"]
+        return main(["build", *words, "--out", str(folder / "engines")])
+
+    def test_every_engine_takes_the_range(self, toml: Callable[[str], str], tmp_path: Path) -> None:
+        assert self.build(toml("batch = [1, 1, 4]\nmax_size = [64, 64]"), "cpu,orin", tmp_path) == 0
+        store = Store(tmp_path / "engines")
+        for target, file in (("cpu", "engine.onnx"), ("orin", "graph.onnx")):
+            entry = store.find("net", target, "fast")
+            manifest = entry.manifest
+            assert manifest.inputs[0].shape == ("batch", 3, "height", "width")
+            assert manifest.outputs[0].shape == ("batch", 1, "out_2", "out_3")
+            assert manifest.config["profile"]["batch"] == [1, 1, 4]
+            opened = onnx.load(entry.path / file)
+            assert dimensions(opened)["image"] == ("batch", 3, "height", "width")
+
+    def test_the_processors_engine_runs_batches_and_sizes(
+        self, toml: Callable[[str], str], tmp_path: Path
+    ) -> None:
+        assert self.build(toml("batch = [1, 1, 4]\nmax_size = [64, 64]"), "cpu", tmp_path) == 0
+        entry = Store(tmp_path / "engines").find("net", "cpu", "fast")
+        engine = backend("onnxruntime").load(entry.engine, EngineOptions(batch=3, size=(48, 64)))
+        try:
+            assert engine.inputs[0].shape == (3, 3, 48, 64)
+            assert engine.run({"image": samples(3, 48, 64)})["out"].shape == (3, 1, 24, 32)
+        finally:
+            engine.close()
+
+    def test_what_cannot_fit_fails_its_row_and_no_other(
+        self, toml: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.build(toml("batch = [1, 1, 4000]\ngpu_memory_mb = 16"), "cpu,orin", tmp_path) == 4
+        assert "gpu_memory_mb is 16" in capsys.readouterr().err
+        store = Store(tmp_path / "engines")
+        assert store.current("net", "cpu", "fast") is not None
+        assert store.current("net", "orin", "fast") is None
