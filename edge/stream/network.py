@@ -202,7 +202,13 @@ def open_network(
     from edge.preprocess import Preprocess
     manifest = entry.manifest
     config = validate(ModelConfig, manifest.config, f"the config in {entry.path / 'manifest.json'}")
-    options = replace(options, size=config.input.size, picture=config.input, expected=_expectation(manifest))
+    options = replace(
+        options,
+        size=config.input.size,
+        picture=config.input,
+        outputs=streamed(tensor.name for tensor in manifest.outputs),
+        expected=_expectation(manifest),
+    )
 
     def load() -> Engine:
         return backend(runtime or manifest.backend).load(entry.engine, options)
