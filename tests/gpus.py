@@ -15,22 +15,25 @@ from streaming import SIZE, config_of, heatmap_graph
 
 from edge import tasks
 from edge.backends import Engine, EngineOptions, Expectation, backend
-from edge.cuda import kernels
 from edge.preprocess import Preprocess
 from edge.stream.network import SLOTS, Network
 from edge.types import EngineId
 
 
 def install(
-    monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, version: str = "10.3.0", rtx: bool = False
+    monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, folder: Path, version: str = "10.3.0", rtx: bool = False
 ) -> FakeTensorRT:
-    """PyCUDA, libcuda and TensorRT are simulated from now on, and the kernel is compiled as C++."""
+    """PyCUDA, libcuda and TensorRT are simulated from now on, and the kernel is compiled as C++.
+
+    Args:
+        folder: for caches.
+    """
     cuda.install(monkeypatch)
     trt = FakeTensorRT(cuda, version, rtx)
     trt.install(monkeypatch)
+    monkeypatch.setenv("EDGE_CACHE", str(folder / "cache"))
     if not kernel_on_host.ABSENT:
-        kernel_on_host.register(cuda)
-        monkeypatch.setattr(kernels, "compiled", lambda *_: b"cubin")
+        kernel_on_host.install(cuda, monkeypatch, folder / "cache")
     return trt
 
 
@@ -67,6 +70,4 @@ def gpu_network(
         return backend(runtime).load(path, options)
 
     id = EngineId("tiny", "hopper", "fast", "k0")
-    return Network(
-        id, load(), Preprocess(config.input), tasks.create(config), "image", load, slots, patience
-    )
+    return Network(id, load(), Preprocess(config.input), tasks.create(config), "image", load, slots, patience)

@@ -34,8 +34,7 @@ def engine(
         return
     with FakeCuda(seed=3) as cuda:
         rtx = name == "tensorrt_rtx"
-        monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
-        install(monkeypatch, cuda, "1.7.1.116" if rtx else "10.3.0", rtx)
+        install(monkeypatch, cuda, tmp_path, "1.7.1.116" if rtx else "10.3.0", rtx)
         FakeOnnxRuntime(cuda).install(monkeypatch)
         path = plan(tmp_path, version="1.7.1.116" if rtx else "10.3.0", rtx=rtx)
         engine = backend(name).load(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from fakes.schedule import Work
+from fakes.queues import Work
 from fakes.trt_graph import graph
 
 if TYPE_CHECKING:

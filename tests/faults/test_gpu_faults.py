@@ -51,12 +51,12 @@ def refused(path: Path, kind: type[EdgeError], match: str, **options: Any) -> Ed
 
 def test_no_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with FakeCuda(present=False) as cuda:
-        install(monkeypatch, cuda)
+        install(monkeypatch, cuda, tmp_path)
         refused(plan(tmp_path), RuntimeFault, "no NVIDIA driver")
 
 
 def test_no_pycuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "pycuda.driver")
     monkeypatch.delitem(__import__("sys").modules, "pycuda")
     real = builtins.__import__
@@ -72,7 +72,7 @@ def test_no_pycuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCu
 
 def test_a_driver_older_than_tensorrt_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with FakeCuda(driver_version=12010) as cuda:
-        install(monkeypatch, cuda, version="11.0.0")
+        install(monkeypatch, cuda, tmp_path, version="11.0.0")
         monkeypatch.setattr(cuda.driver, "get_version", lambda: (12, 0, 0))
         refused(plan(tmp_path, version="11.0.0"), RuntimeFault, r"too old for TensorRT 11.0.0.*12\.1")
         cuda.assert_clean()
@@ -80,7 +80,7 @@ def test_a_driver_older_than_tensorrt_needs(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_a_driver_older_than_pycuda_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with FakeCuda(driver_version=11040) as cuda:
-        install(monkeypatch, cuda)
+        install(monkeypatch, cuda, tmp_path)
         monkeypatch.setattr(cuda.driver, "get_version", lambda: (12, 4, 0))
         refused(plan(tmp_path), RuntimeFault, "supports CUDA 11.4: PyCUDA was built for CUDA 12.4")
 
@@ -88,14 +88,14 @@ def test_a_driver_older_than_pycuda_needs(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_another_process_holds_the_gpu(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
 ) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     cuda.fail_next("cuDevicePrimaryCtxRetain", "CUDA_ERROR_DEVICE_UNAVAILABLE")
     error = refused(plan(tmp_path), RuntimeFault, "cannot use GPU 0")
     assert "CUDA_ERROR_DEVICE_UNAVAILABLE" in error.why and "another process" in error.why
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     refused(plan(tmp_path), RuntimeFault, "no GPU 3: the driver sees 1", gpu=3)
 
 
@@ -105,7 +105,7 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_a_tampered_engine_never_reaches_the_deserializer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
 ) -> None:
-    trt = install(monkeypatch, cuda)
+    trt = install(monkeypatch, cuda, tmp_path)
     monkeypatch.setattr(trt, "Runtime", lambda logger: pytest.fail("a byte of it was deserialized"))
     path = plan(tmp_path)
     content = bytearray(path.read_bytes())
@@ -117,7 +117,7 @@ def test_a_tampered_engine_never_reaches_the_deserializer(
 
 
 def test_an_engine_of_another_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     path = plan(tmp_path, capability=(8, 9))
     sha = __import__("hashlib").sha256(path.read_bytes()).hexdigest()
     refused(
@@ -131,7 +131,7 @@ def test_an_engine_of_another_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_an_engine_of_another_tensorrt(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
 ) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     path = plan(tmp_path, version="10.9.0")
     sha = __import__("hashlib").sha256(path.read_bytes()).hexdigest()
     expected = Expectation(sha, ("tensorrt", "10.9.0"))
@@ -144,19 +144,19 @@ def test_an_engine_of_another_tensorrt(
 def test_a_file_that_is_no_engine(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda, content: bytes
 ) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     (tmp_path / "engine.plan").write_bytes(content)
     refused(tmp_path / "engine.plan", RuntimeFault, "refuses")
     cuda.assert_clean()
 
 
 def test_an_engine_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     refused(tmp_path / "none.plan", InputError, "cannot read")
 
 
 def test_shapes_outside_the_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     graph = heatmap_graph(tmp_path / "tiny.onnx", "h", "w", "n")
     path = plan(tmp_path, graph=graph)  # batches of 1 to 4, sides of 8 to 1024
     with pytest.raises(RuntimeFault, match="batch of 9: the engine's profile goes up to 4"):
@@ -170,7 +170,7 @@ def test_shapes_outside_the_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_no_memory_for_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with FakeCuda(total_memory=500) as cuda:
-        install(monkeypatch, cuda)
+        install(monkeypatch, cuda, tmp_path)
         refused(plan(tmp_path), OutOfDeviceMemory, "does not fit")
         cuda.assert_clean()
 
@@ -178,7 +178,7 @@ def test_no_memory_for_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_no_memory_for_a_slot_leaves_the_others_running(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
 ) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     engine = load(plan(tmp_path))
     slot = engine.slot()
     cuda.fail_next("cuMemAlloc", "CUDA_ERROR_OUT_OF_MEMORY", after=1)
@@ -209,7 +209,7 @@ def run(network: Any, *scripts: list[Any], serial: bool = False) -> tuple[dict[s
 def test_a_lost_context_is_made_anew_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda, serial: bool
 ) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     network = gpu_network(plan(tmp_path))
     network.warm_up()
     cuda.fail_next("cuEventSynchronize", "CUDA_ERROR_ILLEGAL_ADDRESS", after=4)
@@ -226,7 +226,7 @@ def test_a_lost_context_is_made_anew_once(
 def test_a_context_lost_twice_stops_the_run_in_good_order(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
 ) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     network = gpu_network(plan(tmp_path))
     network.warm_up()
     cuda.fail_next("cuEventSynchronize", "CUDA_ERROR_LAUNCH_FAILED", after=3)
@@ -244,7 +244,7 @@ def test_a_context_lost_twice_stops_the_run_in_good_order(
 def test_a_gpu_that_does_not_come_back_stops_the_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
 ) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     network = gpu_network(plan(tmp_path))
     network.warm_up()
     cuda.fail_next("cuEventSynchronize", "CUDA_ERROR_ILLEGAL_ADDRESS", after=4)
@@ -256,7 +256,7 @@ def test_a_gpu_that_does_not_come_back_stops_the_run(
 def test_a_failed_batch_is_counted_and_the_next_one_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
 ) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     network = gpu_network(plan(tmp_path))
     network.warm_up()
     cuda.fail_next("cuMemcpyDtoHAsync", "CUDA_ERROR_INVALID_VALUE", after=5)
@@ -272,7 +272,7 @@ def test_a_picture_too_large_for_the_memory_fails_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, integrated: bool
 ) -> None:
     with FakeCuda(seed=2, integrated=integrated) as cuda:
-        install(monkeypatch, cuda)
+        install(monkeypatch, cuda, tmp_path)
         network = gpu_network(plan(tmp_path), pictures=True)
         if not network.engine.takes_pictures:
             pytest.skip("g++ is not installed: the kernel cannot be run here")
@@ -287,7 +287,7 @@ def test_a_picture_too_large_for_the_memory_fails_alone(
 
 
 def test_nan_is_flagged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     graph = log_graph(tmp_path / "tiny.onnx")
     network = gpu_network(plan(tmp_path, graph=graph))
     white = [Picture(np.full((SIZE, SIZE, 3), 255, np.uint8))] * 2
@@ -304,7 +304,7 @@ def test_calls_from_a_second_thread_are_refused(
 ) -> None:
     import threading
 
-    install(monkeypatch, cuda)
+    install(monkeypatch, cuda, tmp_path)
     engine = load(plan(tmp_path))
     found: list[BaseException] = []
 

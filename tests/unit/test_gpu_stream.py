@@ -22,9 +22,11 @@ needs_kernel = pytest.mark.skipif(bool(ABSENT), reason=ABSENT)
 
 
 @pytest.fixture(params=[False, True], ids=["discrete", "integrated"])
-def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+def cuda(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[FakeCuda]:
     with FakeCuda(seed=5, integrated=request.param) as device:
-        install(monkeypatch, device)
+        install(monkeypatch, device, tmp_path)
         yield device
 
 
