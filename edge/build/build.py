@@ -17,13 +17,13 @@ from pathlib import Path
 from edge.backends import EngineOptions, backend
 from edge.build import calibrate, graph, placement, profiles
 from edge.build.carried import carried, finish_carried, unchanged, verified
-from edge.build.finish import Site, find_site, gpu_of, obstacle
 from edge.build.gpu import make_for_gpu
 from edge.build.inputs import Inputs, engine_key, gather
 from edge.build.plan import Variant
 from edge.build.processor import make_for_processor
 from edge.build.resources import peak_rss, reset_peak
 from edge.build.rows import Identity, Reporter, Row, attempted, row_of
+from edge.build.site import Site, find_site, gpu_of, obstacle
 from edge.build.verify import Reference
 from edge.build.workshop import Made, Workshop
 from edge.config import ModelConfig

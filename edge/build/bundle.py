@@ -19,7 +19,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -110,7 +110,8 @@ def write_tar(entry: Entry, folder: Path) -> Path:
         fix = "free some space" if full else f"check that {folder} can be written"
         raise RuntimeFault(f"cannot write {path}", e.strerror or str(e), fix) from e
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there
+            temporary.unlink()
     return path
 
 

@@ -18,16 +18,14 @@ from edge.build.finish import (
     ENGINE_FILES,
     Draft,
     Finished,
-    Site,
-    find_site,
     finish,
     judge_by,
-    obstacle,
 )
 from edge.build.inputs import engine_key
 from edge.build.resources import peak_rss, reset_peak
 from edge.build.rewrite import planned_precisions
 from edge.build.rows import Identity, Reporter, Row, attempted, failed_row, row_of
+from edge.build.site import Site, find_site, obstacle
 from edge.config import ModelConfig, validate
 from edge.errors import EdgeError, InputError, StoreError
 from edge.machine import Machine
@@ -65,12 +63,16 @@ def finish_bundles(
     return rows
 
 
-def pack(rows: Sequence[Row], store: Store, folder: Path) -> list[Path]:
+def pack(rows: Sequence[Row], root: Path, folder: Path) -> list[Path]:
     """Write every engine of these rows that can be finished, and is not, as a .tar for its device.
+
+    Args:
+        root: of the store they were published to.
 
     Raises:
         RuntimeFault: a file cannot be written.
     """
+    store = Store(root)
     entries = [store.find(row.model, row.target, row.variant) for row in rows if row.path is not None]
     waiting = [e for e in entries if e.manifest.state != "verified" and finishable(e.manifest)]
     return [write_tar(entry, folder) for entry in waiting]

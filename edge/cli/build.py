@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from edge.build.rows import Row
     from edge.config import ModelConfig
 
+STORE = Path("engines")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     graph = parser.add_mutually_exclusive_group(required=True)
@@ -50,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     rows = _build(args) if args.bundle is None else _finish(args)
     _print(rows, args.json)
+    if args.bundles is not None:
+        _pack(rows, args)
     return exit_code(rows)
 
 
@@ -57,7 +61,6 @@ def _build(args: argparse.Namespace) -> list[Row]:
     """Build a model for all chosen targets."""
     from edge import machine, targets
     from edge.build.build import build
-    from edge.build.carried import pack
     from edge.build.report import LiveReporter
     from edge.store import Store
 
@@ -66,13 +69,16 @@ def _build(args: argparse.Namespace) -> list[Row]:
     chosen = targets.select("local" if args.targets is None else args.targets, here, matrix)
     variants = _variants("fast,exact" if args.variants is None else args.variants)
     _check_json(args.json)
-    config, store = _config(args), Store(args.out or Path("engines"))
+    config, store = _config(args), Store(args.out or STORE)
     with LiveReporter() as reporter:
-        rows = build(config, chosen, variants, store, here, reporter)
-    if args.bundles is not None:
-        for path in pack(rows, store, args.bundles):
-            print(f"carry to its device: {path}", file=sys.stderr)
-    return rows
+        return build(config, chosen, variants, store, here, reporter)
+
+
+def _pack(rows: list[Row], args: argparse.Namespace) -> None:
+    from edge.build.carried import pack
+
+    for path in pack(rows, args.out or STORE, args.bundles):
+        print(f"carry to its device: {path}", file=sys.stderr)
 
 
 def _finish(args: argparse.Namespace) -> list[Row]:

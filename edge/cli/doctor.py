@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_PRODUCTS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 _COLOURS = {"verified": "green", "simulated": "cyan", "bundle": "yellow"}
 _LEGEND = """verified   it ran on that hardware
 simulated  compiled for it; its numbers were checked on the processor
-bundle     a checked graph; its finish.sh compiles it on the device"""
-_NOT_YET = "not yet    running on a GPU comes with a later version; use the cpu engine"
+bundle     a checked graph; edge build --bundle finishes it on the device"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Outlook:
 
     Attributes:
         compiled_by: what compiles here; "" if only a bundle can be made.
-        runs: an engine for the target can run here, now.
+        runs: an engine for the target can be compiled and run here, now.
         here: it is a part of this machine.
         note: what it takes to compile for it, or a warning.
     """
@@ -73,16 +73,22 @@ def outlook(target: Target, machine: Machine, targets: Mapping[str, Target] = TA
             return Outlook(target, "", False, True, "needs onnxruntime: pip install onnxruntime")
         slow = "" if INT8_DOT in machine.cpu_features else "int8 will be slow here"
         return Outlook(target, f"ONNX Runtime {_short(version)}", True, True, slow)
-    compiler = _compiler(target, machine)
+    from edge.build.site import find_site, obstacle
+
     here = target in local(machine, targets)
-    return Outlook(target, compiler, False, here, "" if compiler else _how(target, machine))
+    site = find_site(target, machine) if here else None
+    if site is not None:
+        return Outlook(target, f"{_PRODUCTS[site.runtime]} {_short(site.version)}", True, True)
+    compiler = _compiler(target, machine)
+    problem = obstacle(target, machine) if here else None
+    note = problem.why if problem else "" if compiler else _how(target, machine)
+    return Outlook(target, compiler, False, here, note)
 
 
 def _compiler(target: Target, machine: Machine) -> str:
     """TensorRT-RTX compiles for any of its targets on any x86-64 machine."""
     if target.compiles_ahead(machine):
-        version = machine.packages["tensorrt-rtx"]
-        return f"TensorRT-RTX {_short(version)}"
+        return f"{_PRODUCTS['tensorrt_rtx']} {_short(machine.packages['tensorrt-rtx'])}"
     return ""
 
 
@@ -146,8 +152,6 @@ def _print(machine: Machine, outlooks: list[Outlook], targets: Mapping[str, Targ
     _section(console, "Engines")
     console.print(_target_table(outlooks))
     console.print(f"\n{_LEGEND}", style="dim")
-    if any(o.here and not o.runs for o in outlooks):
-        console.print(_NOT_YET, style="dim")
     _section(console, "Optional packages")
     console.print(_package_table(machine))
     for command in _commands(machine):
@@ -221,7 +225,7 @@ def _target_table(outlooks: list[Outlook]) -> Table:
             f"{o.target.fast_precision} / {o.target.carrier}",
             o.compiled_by or f"[yellow]{o.note}[/]",
             f"[{_COLOURS[o.state]}]{o.state}[/]",
-            "[green]yes[/]" if o.runs else "not yet" if o.here else "no",
+            "[green]yes[/]" if o.runs else "[yellow]not yet[/]" if o.here else "no",
         )
         if o.compiled_by and o.note:
             table.add_row("", "", "", f"[yellow]{o.note}[/]", "", "")
@@ -239,9 +243,7 @@ def _package_table(machine: Machine) -> Table:
 
 def _absence(package: Package, machine: Machine) -> str:
     """Whether this machine could use a package that is not there."""
-    if package.name == "pycuda":
-        return "not used yet"
-    if package.name == "tensorrt" and not machine.gpus:
+    if package.name in ("pycuda", "tensorrt") and not machine.gpus:
         return "no use: no GPU"
     if package.name == "tensorrt-rtx" and not machine.is_x86:
         return "no use: not x86-64"
@@ -253,6 +255,6 @@ def _commands(machine: Machine) -> list[str]:
     missing = {p for p in PACKAGES if p.name not in machine.packages and _absence(p, machine) == "missing"}
     extras = sorted({p.extra for p in missing if p.name != "tensorrt"})
     commands = [f"pip install '.[{','.join(extras)}]'"] if extras else []
-    if any(p.name == "tensorrt" for p in missing):  # trtexec is in the system's package, not in pip's
-        commands.append(f"sudo apt install tensorrt   ({'JetPack' if machine.jetson else 'CUDA'} repository)")
+    if any(p.name == "tensorrt" for p in missing):
+        commands.append("sudo apt install nvidia-jetpack" if machine.jetson else "pip install '.[trt]'")
     return commands

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from edge.manifest import Accuracy, Entry, Manifest
+    from edge.manifest import Accuracy, Entry, Latency, Manifest
     from edge.store import Store
 
 
@@ -210,12 +210,12 @@ def _shape_text(tensor: dict[str, Any]) -> str:
 
 def _print_list(entries: list[Entry], root: Path) -> None:
     console = _console()
-    table = _table("model", "target", "variant", "state", "quantized", "size", "accuracy")
+    table = _table("model", "target", "variant", "state", "quantized", "size", "p50", "accuracy")
     for entry in entries:
         m = entry.manifest
         table.add_row(
             m.model, m.target, m.variant, m.state, f"{m.quantized_mac_share:.0%}", _megabytes(m.size_bytes),
-            accuracy_text(m.accuracy),
+            f"{m.latency.p50_ms:.3g} ms" if m.latency else "–", accuracy_text(m.accuracy),
         )  # fmt: skip
     console.print(table)
     count = "1 engine" if len(entries) == 1 else f"{len(entries)} engines"
@@ -243,8 +243,9 @@ def _engine_rows(entry: Entry) -> list[tuple[str, str]]:
         ("folder", str(entry.path)),
         ("files", ", ".join(m.files) + f" ({_megabytes(m.size_bytes)})"),
         ("runs on", device + (f" with {', '.join(m.requires)}" if m.requires else "")),
-        ("built by", f"{m.builder.name} {m.builder.version} in {m.build_seconds:.1f} s, {_peak(m)}"),
+        ("built by", f"{_builder(m)} in {m.build_seconds:.1f} s, {_peak(m)}"),
         ("built on", m.machine),
+        ("kernel timings", m.builder.timing_cache),
         *(("input", _shape_text(t.model_dump())) for t in m.inputs),
         *(("output", _shape_text(t.model_dump())) for t in m.outputs),
         ("accuracy", accuracy_text(accuracy)),
@@ -252,6 +253,8 @@ def _engine_rows(entry: Entry) -> list[tuple[str, str]]:
     if accuracy is not None:
         rows += [("measured", accuracy.how)]
         rows += [(f"  {o.name}", _closeness(o.cosine, o.sqnr_db)) for o in accuracy.outputs]
+        rows += [(f"  {o.name}, emulated", _closeness(o.cosine, o.sqnr_db)) for o in accuracy.promised]
+    rows += [("latency", latency_text(m.latency)), ("verified on", _verified_on(m))]
     rows += [
         ("precision", f"{m.quantized_mac_share:.0%} of MACs quantized, the rest {m.carrier}"),
         ("graph", m.graph_sha256[:16]),
@@ -259,6 +262,29 @@ def _engine_rows(entry: Entry) -> list[tuple[str, str]]:
         ("licence", m.licence),
     ]
     return rows
+
+
+def _builder(m: Manifest) -> str:
+    """What compiled it; a bundle nothing has compiled yet."""
+    return (
+        f"{m.builder.name} {m.builder.version}" if m.state != "bundle" else "the planner, uncompiled,"
+    )
+
+
+def latency_text(latency: Latency | None) -> str:
+    """One line; "" where the engine did not run on its device."""
+    if latency is None:
+        return ""
+    batch = f", batch {latency.batch}" if latency.batch != 1 else ""
+    times = f"{latency.p50_ms:.3g} ms, p99 {latency.p99_ms:.3g} ms"
+    return f"{times} on the device alone{batch}; {latency.per_second:.4g} pictures a second"
+
+
+def _verified_on(m: Manifest) -> str:
+    if m.gpu is None:
+        return ""
+    driver = f", driver {m.gpu.driver}" if m.gpu.driver else ""
+    return f"{m.gpu.name}{driver}, {m.verified_at}"
 
 
 def _peak(m: Manifest) -> str:
