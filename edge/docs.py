@@ -20,7 +20,15 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from edge.config import ROOT, GateConfig, InputConfig, ModelConfig, SamplesConfig, TaskConfig
+from edge.config import (
+    ROOT,
+    GateConfig,
+    InputConfig,
+    ModelConfig,
+    ProfileConfig,
+    SamplesConfig,
+    TaskConfig,
+)
 from edge.targets import TARGETS, Target
 from edge.tasks import TASKS
 
@@ -85,6 +93,7 @@ def model_config() -> str:
         *((f'`[task]` with `kind = "{kind}"`', task_settings(kind)) for kind in TASKS),
         ("`[calibration]` and `[evaluation]`", SamplesConfig),
         ("`[gate]`", GateConfig),
+        ("`[profile]`", ProfileConfig),
     ]
     return "\n\n".join(f"### {title}\n\n{_keys(kind)}" for title, kind in sections)
 

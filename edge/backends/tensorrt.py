@@ -65,7 +65,7 @@ class TensorRTBackend:
         self._check_version(path, trt.__version__, caps, options.expected)
         from edge.cuda.device import open_device
 
-        device = open_device(options.gpu, options.spin)
+        device = open_device(options.gpu)
         try:
             _check_driver(device, caps, trt.__version__)
             _check_gpu(path, device, options.expected)
@@ -158,6 +158,8 @@ class TensorRTEngine:
         self.batch = 1
         self.trt, self.caps = trt, caps
         self.logger = recorder(trt)
+        if caps.plugins:
+            trt.init_libnvinfer_plugins(self.logger, "")
         self._runtime = trt.Runtime(self.logger)
         self._check_room(len(content))
         self.engine = self._runtime.deserialize_cuda_engine(content)
@@ -346,7 +348,7 @@ class _Contexts:
 
     def close(self) -> None:
         """Keep what was compiled while it ran, for the next start."""
-        if self._cache is not None:
+        if self._cache is not None and not self._owner.device.lost:
             content = bytes(self._cache.serialize())
             if content and content != self._kept:
                 cache.write(self._name, content)

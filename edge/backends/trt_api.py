@@ -54,7 +54,6 @@ class Capabilities:
         timing_cache: times kernels while it builds, and keeps what it measured.
         runtime_cache: compiles the last step when an engine is loaded, and can keep that.
         cuda_graph_strategy: captures CUDA graphs by itself, if told to.
-        engine_validity: tells from an engine's first bytes whether it can be loaded here.
         plugins: comes with the plugin library (EfficientNMS_TRT).
         same_version: loads only engines that were built by exactly this version.
         min_cuda: CUDA version that the driver has to support at least (`cuDriverGetVersion`).
@@ -66,7 +65,6 @@ class Capabilities:
     timing_cache: bool = True
     runtime_cache: bool = False
     cuda_graph_strategy: bool = False
-    engine_validity: bool = False
     plugins: bool = True
     same_version: bool = True
     min_cuda: tuple[int, int] = (12, 0)
@@ -102,7 +100,6 @@ _ROWS = (
             "min_cuda": (12, 9),
         },
     ),
-    _Row("tensorrt_rtx", (1, 1), {"engine_validity": True}),  # its release notes
 )
 """The differences, oldest version of a module first."""
 
@@ -152,7 +149,7 @@ _COMPILING = """
     IBuilderConfig.add_optimization_profile IOptimizationProfile.set_shape
     MemoryPoolType MemoryPoolType.WORKSPACE ProfilingVerbosity ProfilingVerbosity.DETAILED
     IProgressMonitor IProgressMonitor.phase_start IProgressMonitor.step_complete IProgressMonitor.phase_finish
-    ILogger ILogger.log ILogger.Severity ILogger.Severity.ERROR ILogger.Severity.INTERNAL_ERROR
+    ILogger ILogger.log ILogger.Severity.ERROR ILogger.Severity.INTERNAL_ERROR
     ILogger.Severity.WARNING
     ICudaEngine.create_engine_inspector EngineInspector.get_engine_information
     LayerInformationFormat LayerInformationFormat.JSON
@@ -165,7 +162,7 @@ _RUNNING = """
     ICudaEngine.device_memory_size_v2 ICudaEngine.create_execution_context
     TensorIOMode TensorIOMode.INPUT
     IExecutionContext.set_tensor_address IExecutionContext.set_input_shape IExecutionContext.get_tensor_shape
-    IExecutionContext.set_optimization_profile_async IExecutionContext.execute_async_v3
+    IExecutionContext.execute_async_v3
 """
 
 _GATED = {
@@ -182,8 +179,6 @@ _GATED = {
         IRuntimeCache.serialize IRuntimeCache.deserialize""",
     "cuda_graph_strategy": """
         IRuntimeConfig.cuda_graph_strategy CudaGraphStrategy CudaGraphStrategy.WHOLE_GRAPH_CAPTURE""",
-    "engine_validity": """
-        Runtime.get_engine_validity EngineValidity EngineValidity.INVALID""",
     "plugins": """
         init_libnvinfer_plugins""",
 }

@@ -70,11 +70,10 @@ class _Sizes:
     """Bytes of tensors in a typed graph; 0 where a shape is not known."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
+        values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
+        self.types = {v.name: v.type.tensor_type.elem_type for v in values}
+        del model.graph.value_info[:]  # types without shapes stop ONNX's inference in some graphs
         self.graph = Graph(model)
-        self.types = {
-            v.name: v.type.tensor_type.elem_type
-            for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)
-        }
         self.quantizes = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
     def moved(self, node: onnx.NodeProto) -> int:

@@ -217,6 +217,7 @@ def _sizes_at_ends(model: onnx.ModelProto, name: str, shapes: Profile) -> dict[s
     for shape in (shapes.minimum, shapes.maximum):
         at = onnx.ModelProto()
         at.CopyFrom(model)
+        del at.graph.value_info[:]  # types without shapes stop ONNX's inference in some graphs
         value = next(i for i in at.graph.input if i.name == name)
         value.CopyFrom(helper.make_tensor_value_info(name, value.type.tensor_type.elem_type, shape))
         graph = Graph(at)

@@ -139,6 +139,8 @@ class _Job:
         self.request, self.trt, self.can = request, trt, can
         self.what = f"{can.product} {trt.__version__}"
         self.recorder = recorder(trt)
+        if can.plugins:
+            trt.init_libnvinfer_plugins(self.recorder, "")
         self.builder = trt.Builder(self.recorder)
         self.cache = _TimingCache(request, trt) if can.timing_cache else _NoCache()
 
