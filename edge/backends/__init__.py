@@ -11,7 +11,7 @@ and imports its runtime inside `load`. `contract/test_backends.py` runs over the
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -178,8 +178,8 @@ class Engine(Protocol):
 class FrameBuffers(Protocol):
     """Memory that sources may decode into, so that frames reach the device without another copy."""
 
-    def take(self, shape: tuple[int, ...]) -> Image:
-        """An uninitialised uint8 array, from any thread."""
+    def lend(self) -> Callable[[tuple[int, ...]], Image]:
+        """For one reader: gives an uninitialised uint8 array of a shape, in any thread."""
         ...
 
 

@@ -42,7 +42,7 @@ def load(path: Path, options: EngineOptions) -> OrtCudaEngine:
     _check(path, options)
     from edge.cuda.device import open_device
 
-    device = open_device(options.gpu, options.spin)
+    device = open_device(options.gpu)
     try:
         return OrtCudaEngine(ort, device, path, options)
     except BaseException:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,17 +28,22 @@ class FramePool:
     `take` may be called from any thread; everything else from the thread that owns the device.
 
     Args:
-        count: buffers a picture size: those in slots, waiting, and in the sinks' queues.
+        count: buffers for each reader and picture size: those in slots, waiting, and in the sinks' queues.
     """
 
-    def __init__(self, device: Device, count: int = 16) -> None:
-        self.device, self.count = device, count
+    def __init__(self, device: Device, count: int = 10) -> None:
+        self.device, self.count, self.readers = device, count, 0
         self._free: dict[tuple[int, ...], deque[Image]] = {}
         self._registered: dict[int, Image] = {}
         """Whole buffers by their address."""
         self._wanted: set[tuple[int, ...]] = set()
         """Sizes that were asked for and are not there yet."""
         self._generation = device.generation
+
+    def lend(self) -> Callable[[tuple[int, ...]], Image]:
+        """`take`, for one more reader."""
+        self.readers += 1
+        return self.take
 
     def take(self, shape: tuple[int, ...]) -> Image:
         """An uninitialised uint8 array: page-locked if this size is known and one is free."""
@@ -68,7 +74,7 @@ class FramePool:
             return
         free: deque[Image] = deque()
         try:
-            for _ in range(self.count):
+            for _ in range(self.count * max(1, self.readers)):
                 buffer = _aligned(shape)
                 self.device._cuda.libcuda.register_host(buffer.ctypes.data, buffer.nbytes)
                 self.device.counters.host += 1

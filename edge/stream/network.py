@@ -91,7 +91,7 @@ class Network:
     def lend_buffers(self, source: object) -> None:
         """Let a source that can decode into given memory use page-locked buffers."""
         if self.engine.takes_pictures and hasattr(source, "allocate"):
-            source.allocate = cast(PictureEngine, self.engine).frames.take
+            source.allocate = cast(PictureEngine, self.engine).frames.lend()
 
     def prepare(self, frame: Frame, slot: Slot, index: int = 0) -> Placement | None:
         """Bring the picture into place `index` of the slot's next batch."""

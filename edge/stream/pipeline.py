@@ -131,17 +131,27 @@ class Pipeline:
         """Fill the slot and start it; None when all its frames failed on the way."""
         started = time.perf_counter()
         riders: list[Rider] = []
+        lost: DeviceLost | None = None
         for frame in frames:
             feed = self.feeds[frame.feed]
             try:
+                if lost is not None:
+                    raise lost
                 riders.append(Rider(feed, frame, self.network.prepare(frame, slot, len(riders))))
             except Exception as e:  # this frame is lost, its feed and the others of the batch go on
                 self._fail(feed, "preprocess", e)
+                lost = e if isinstance(e, DeviceLost) else lost
+        if lost is not None:
+            self._fail_all(riders, "infer", lost)
+            raise lost
         if not riders:
             return None
         prepared = time.perf_counter()
         try:
             slot.submit(len(riders))
+        except DeviceLost as e:
+            self._fail_all(riders, "infer", e)
+            raise
         except Exception as e:
             self._fail_all(riders, "infer", e)
             return None
@@ -152,6 +162,9 @@ class Pipeline:
         slot = flight.slot
         try:
             outputs = slot.wait()
+        except DeviceLost as lost:
+            self._fail_all(flight.riders, "infer", lost)
+            raise
         except Exception as e:
             self._fail_all(flight.riders, "infer", e)
             return slot
@@ -212,19 +225,15 @@ class Pipeline:
         """Whatever is in flight when the context dies is lost."""
         while self._flying:
             for rider in self._flying.popleft().riders:
-                self._fail(rider.feed, "infer", lost, raises=False)
+                self._fail(rider.feed, "infer", lost)
 
     def _fail_all(self, riders: list[Rider], stage: str, error: Exception) -> None:
         for rider in riders:
-            self._fail(rider.feed, stage, error, raises=False)
-        if isinstance(error, DeviceLost):
-            raise error
+            self._fail(rider.feed, stage, error)
 
-    def _fail(self, feed: Feed, stage: str, error: Exception, raises: bool = True) -> None:
+    def _fail(self, feed: Feed, stage: str, error: Exception) -> None:
         feed.account.fail(stage)
         self.faults.report(feed.name, stage, error)
-        if raises and isinstance(error, DeviceLost):
-            raise error
 
     def _flag(self, feed: Feed, flags: tuple[str, ...]) -> None:
         feed.flags.update(flags)

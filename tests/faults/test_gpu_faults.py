@@ -241,6 +241,26 @@ def test_a_context_lost_twice_stops_the_run_in_good_order(
     cuda.assert_clean()
 
 
+def test_a_context_lost_while_a_batch_is_filled_loses_that_batch_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    install(monkeypatch, cuda, tmp_path)
+    graph = heatmap_graph(tmp_path / "tiny.onnx", batch="n")
+    options = EngineOptions(batch=3)
+    network = gpu_network(plan(tmp_path, graph=graph), options, pictures=True, patience=0.05)
+    if not network.engine.takes_pictures:
+        pytest.skip("g++ is not installed: the kernel cannot be run here")
+    network.warm_up()
+    cuda.fail_next("cuMemHostAlloc", "CUDA_ERROR_ILLEGAL_ADDRESS")  # the first picture that needs more room
+    small, large = pictures(12, size=(16, 16)), pictures(12, size=(90, 70))
+    data, sink, _ = run(network, small, large, small)
+    assert data["rebuilds"] == 1 and data["stopped"] is None
+    assert all(row["captured"] == 12 == row["delivered"] + row["failed"] for row in data["feeds"])
+    assert 1 <= sum(row["failed"] for row in data["feeds"]) <= 6
+    network.close()
+    cuda.assert_clean()
+
+
 def test_a_gpu_that_does_not_come_back_stops_the_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
 ) -> None:
