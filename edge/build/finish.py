@@ -6,9 +6,11 @@ Only an engine that ran on the GPU and passed its model's gate there is `verifie
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,11 +91,16 @@ def finish(draft: Draft, site: Site, judge: Judge, folder: Path, progress: Progr
         ModelError: TensorRT refuses the graph.
         RuntimeFault, MissingPackage: the GPU, its driver or a package is not what is needed.
     """
-    compiled, peak = _compile(draft, site, progress)
+    from edge.cuda.device import find_gpu
+
+    gpu = find_gpu(site.gpu.compute_capability)  # before minutes are spent on compiling
+    with only_gpu(gpu):
+        compiled, peak = _compile(draft, site, progress)
     files = _written(compiled, site, folder)
     engine = files[ENGINE_FILES[site.runtime]]
     options = EngineOptions(
         size=draft.config.input.size,
+        gpu=gpu,
         expected=Expectation(sha256(engine), (site.runtime, compiled.version), site.gpu.compute_capability),
     )
     progress(f"verify {draft.label} on {site.gpu.name}", 0, 0)
@@ -119,6 +126,21 @@ def finish(draft: Draft, site: Site, judge: Judge, folder: Path, progress: Progr
         timing_cache=compiled.timing_cache,
         compiler_peak_rss=peak,
     )
+
+
+@contextmanager
+def only_gpu(number: int) -> Iterator[None]:
+    """Processes started inside the block see this GPU alone, and so compile for it."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if number > 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = before.split(",")[number] if before else str(number)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+        else:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 
 
 def _compile(draft: Draft, site: Site, progress: Progress) -> tuple[Compiled, int]:

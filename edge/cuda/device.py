@@ -49,6 +49,25 @@ def open_device(index: int = 0) -> Device:
     return device
 
 
+def find_gpu(capability: tuple[int, int]) -> int:
+    """Number of the first GPU with this compute capability, in CUDA's order, which may not be nvidia-smi's.
+
+    Raises:
+        MissingPackage: PyCUDA is not installed.
+        RuntimeFault: no driver, or the driver sees no such GPU.
+    """
+    driver = bindings().driver
+    with cuda_errors("cannot look for a GPU"):
+        found = [tuple(driver.Device(i).compute_capability()) for i in range(driver.Device.count())]
+    if capability in found:
+        return found.index(capability)
+    raise RuntimeFault(
+        "no GPU of compute capability {}.{}".format(*capability),
+        f"CUDA sees {', '.join(f'{a}.{b}' for a, b in found) or 'none'}",
+        "check CUDA_VISIBLE_DEVICES",
+    )
+
+
 @dataclass(slots=True)
 class Counters:
     """Allocations since the device was opened; a run in its steady state makes none."""

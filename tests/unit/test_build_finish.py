@@ -5,9 +5,11 @@ GPU, driver and TensorRT are simulated (`tests/fakes`): an engine computes what 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import graphs
@@ -22,6 +24,10 @@ from edge.build.finish import broken_promises, measure_latency
 from edge.build.inputs import engine_key
 from edge.build.verify import measure
 from edge.cli import main
+from edge.cli.doctor import outlook
+from edge.cuda import device as cuda_device
+from edge.cuda import driver
+from edge.errors import RuntimeFault
 from edge.manifest import OutputAccuracy, check_machine
 from edge.store import Store
 from edge.stream.network import find_engine
@@ -284,6 +290,71 @@ class TestWithoutAllThatIsNeeded:
         assert site.find_site(TARGETS["thor"], thor) is None
         why = site.obstacle(TARGETS["thor"], thor)
         assert why and why.why == "TensorRT 10.7.0 does not know thor, 10.13 or newer is needed"
+
+
+class TestSeveralGpus:
+    @pytest.fixture
+    def _two(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """CUDA lists the faster GPU first, whatever nvidia-smi says."""
+
+        class Gpu:
+            def __init__(self, index: int) -> None:
+                self.index = index
+
+            @staticmethod
+            def count() -> int:
+                return 2
+
+            def compute_capability(self) -> tuple[int, int]:
+                return [(9, 0), (8, 9)][self.index]
+
+        found = driver.Bindings(SimpleNamespace(Device=Gpu, Error=RuntimeError), None)  # type: ignore[arg-type]
+        for module in (driver, cuda_device):
+            monkeypatch.setattr(module, "bindings", lambda: found)
+
+    @pytest.mark.usefixtures("_two")
+    def test_the_one_of_the_target_is_found_by_its_capability(self) -> None:
+        assert cuda_device.find_gpu((9, 0)) == 0 and cuda_device.find_gpu((8, 9)) == 1
+        with pytest.raises(RuntimeFault, match=r"CUDA sees 9\.0, 8\.9"):
+            cuda_device.find_gpu((7, 5))
+
+    @pytest.mark.parametrize(
+        ("before", "number", "inside"),
+        [(None, 0, None), (None, 1, "1"), ("0,3", 1, "3"), ("GPU-a,GPU-b", 1, "GPU-b"), ("2", 0, "2")],
+    )
+    def test_the_compiler_sees_that_one_alone(
+        self, before: str | None, number: int, inside: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if before is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+        with finish.only_gpu(number):
+            assert os.environ.get("CUDA_VISIBLE_DEVICES") == inside
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+
+
+class TestDoctor:
+    @pytest.mark.parametrize(("board", "by"), [(ORIN, "TensorRT 10.3.0"), (L4, "TensorRT-RTX 1.7.1")])
+    def test_a_gpu_with_all_that_is_needed_runs_its_engines(self, board: Board, by: str) -> None:
+        found = outlook(TARGETS[board.target], board.machine())
+        assert (found.state, found.runs, found.compiled_by, found.note) == ("verified", True, by, "")
+
+    def test_what_is_missing_is_named(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bare = ORIN.machine(pycuda=None, tensorrt=None)
+        found = outlook(TARGETS["orin"], bare)
+        assert (found.state, found.runs, found.here) == ("bundle", False, True)
+        monkeypatch.setattr("edge.cli.doctor.detect", lambda: bare)
+        assert main(["doctor"]) == 0
+        said = capsys.readouterr().out
+        assert "tensorrt and pycuda" in said and "not yet" in said
+        assert "sudo apt install nvidia-jetpack" in said and "pip install '.[gpu]'" in said
+
+    def test_an_engine_compiled_ahead_of_time_is_not_one_that_runs(self) -> None:
+        found = outlook(TARGETS["ada"], L4.machine(pycuda=None))
+        assert (found.state, found.runs) == ("simulated", False)
+        assert "pycuda not installed" in found.note
 
 
 def test_the_key_depends_on_compiler_version_and_gpu() -> None:
