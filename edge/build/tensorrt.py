@@ -156,12 +156,7 @@ class _Job:
         return network
 
     def _parse_error(self) -> ModelError:
-        errors = [self.parser.get_error(i) for i in range(self.parser.num_errors)]
-        said = [
-            f"node '{e.node_name()}' ({e.node_operator()}): {e.desc()} "
-            f"[{e.code().name}, {Path(e.file()).name}:{e.line()}]"
-            for e in errors
-        ]
+        said = [_told(self.parser.get_error(index)) for index in range(self.parser.num_errors)]
         return ModelError(
             f"{self.what} cannot read the graph",
             "; ".join(dict.fromkeys(said)) or self.recorder.reason("its parser gave no reason"),
@@ -255,6 +250,13 @@ class _Job:
                 f"{weights / MIB:.1f} MiB for the engine, {context / MIB:.1f} MiB for an execution context",
                 "raise gpu_memory_mb under [profile], or lower workspace_mb, the largest batch or size",
             )
+
+
+def _told(error: Any) -> str:
+    """A parser's error: node, operator, reason, kind, and the line of the parser that found it."""
+    where = f", {Path(error.file()).name}:{error.line()}" if error.file() else ""
+    node = f"node '{error.node_name()}' ({error.node_operator()})"
+    return f"{node}: {error.desc()} [{error.code().name}{where}]"
 
 
 def _monitor(trt: ModuleType, progress: Progress | None) -> Any:
