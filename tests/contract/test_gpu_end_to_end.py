@@ -86,6 +86,9 @@ def test_a_gpu_gives_what_the_processor_gives(
         copies = here.cuda.calls["cuMemcpyDtoHAsync"] - before
         serial, _ = run(here, film, "--variant", "exact", "--serial", "--slots", "1")
         on_cpu, _ = run(here, film, "--variant", "exact", "--target", "cpu")
+        store = str(here.store.root)
+        assert main(["bench", "--model", "net", "--seconds", "0.05", "--engines", store]) == 0
+        assert main(["inspect", f"net/{board.target}/exact", "--engines", store]) == 0
     assert [line["target"] for line in on_gpu] == [board.target] * 40
     assert summary["device"]["batches"] == 40 and summary["device"]["allocations_after_warm_up"] == 0
     batches = 40 + 2 * WARM_UP  # of which each copies the candidates and the sum, and not the raw output
