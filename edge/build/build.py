@@ -27,6 +27,7 @@ from edge.build.site import Site, find_site, gpu_of, obstacle
 from edge.build.verify import Reference
 from edge.build.workshop import Made, Workshop
 from edge.config import ModelConfig
+from edge.errors import GateError
 from edge.machine import Machine
 from edge.manifest import Entry, Manifest, PlanEntry, Tensor
 from edge.store import Store
@@ -81,7 +82,7 @@ def build(
     rows: dict[Job, Row] = {}
     for job in jobs:
         row = _from_store(job, config.name, store, machine, reporter)
-        if row is not None:
+        if row is not None and not isinstance(row.error, GateError):  # the model may give a better one
             rows[job] = row
             reporter.row(row)
     todo = [job for job in jobs if job not in rows]

@@ -8,20 +8,24 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import graphs
 import numpy as np
+import onnx
 import pytest
 from devices import HOPPER, L4, ORIN, Board, builder, bundles, compile_for_orin, device
+from fakes.tensorrt import fake_plan
 
 from edge import machine
 from edge.backends import EngineOptions, backend
 from edge.build import build, finish, resources, site
 from edge.build.finish import broken_promises, measure_latency
 from edge.build.inputs import engine_key
+from edge.build.tensorrt import Compiled, CompileRequest, compile_engine
 from edge.build.verify import measure
 from edge.cli import main
 from edge.cli.doctor import outlook
@@ -224,8 +228,6 @@ class TestTheModel:
 
     @pytest.mark.usefixtures("no_calibration")
     def test_another_tensorrt_compiles_the_same_graph_again(self, built: Path, tmp_path: Path) -> None:
-        from dataclasses import replace
-
         words = [*model(built), "--targets", "orin", "--variants", "fast"]
         shutil.copytree(built / "engines", tmp_path / "device")
         with device(ORIN, tmp_path) as there:
@@ -249,6 +251,34 @@ class TestTheModel:
             after = there.manifest()
         assert after.state == "verified" and after.recipe != before.recipe
         assert after.files["graph.onnx"] != before.files["graph.onnx"]
+
+    def test_where_fp8_is_too_coarse_there_int8_is_judged_next(
+        self, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The bundle's fp8 graph fails on the device, whatever emulation said; so does the model's."""
+        tried = []
+
+        def coarse(request: CompileRequest, progress: Any = None) -> Compiled:
+            kinds = {precision for _, precision in request.plan}
+            tried.append("fp8" if "fp8" in kinds else "int8")
+            done = compile_engine(request, progress)
+            return done if "fp8" not in kinds else replace(done, engine=negated(request.graph))
+
+        def negated(graph: bytes) -> bytes:
+            model = onnx.load_from_string(graph)
+            (last,) = (node for node in model.graph.node if model.graph.output[0].name in node.output)
+            last.output[0] = "right"
+            model.graph.node.append(onnx.helper.make_node("Neg", ["right"], ["out"], name="wrong"))
+            return fake_plan(model.SerializeToString(), HOPPER.capability, HOPPER.version)
+
+        shutil.copytree(built / "engines", tmp_path / "device")
+        monkeypatch.setattr(finish, "compile_engine", coarse)
+        with device(HOPPER, tmp_path) as there:
+            assert there.build(*model(built), "--targets", "hopper", "--variants", "fast") == 0
+            found = there.manifest()
+        assert tried == ["fp8", "fp8", "int8"]
+        assert found.state == "verified" and found.reason.startswith("int8, because fp8 fails the gate")
+        assert "int8" in {step.precision for step in found.plan}
 
     def test_elsewhere_a_verified_engine_is_kept(self, built: Path, tmp_path: Path) -> None:
         words = [*model(built), "--targets", "orin", "--variants", "fast"]
