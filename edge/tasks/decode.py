@@ -90,18 +90,18 @@ def _yolox(raw: Floats, settings: DetectSettings, size: Size, thresholds: Thresh
     """xy = (o + cell) · stride, wh = exp(o) · stride, score = objectness · class (YOLOX demo_postprocess)."""
     check_yolox((raw.shape[0], raw.shape[1]), settings, size)
     likely = np.flatnonzero(raw[:, 4] > thresholds.confidence)  # a class is at most as likely as the object
-    some = raw if len(likely) == len(raw) else raw[likely]
+    objectness, shares = raw[likely, 4], raw[likely, 5:]
     if thresholds.multi_label:
-        scores = some[:, 4:5] * some[:, 5:]
+        scores = objectness[:, None] * shares
         rows, classes = np.nonzero(scores > thresholds.confidence)
         scores = scores[rows, classes]
     else:
-        best = some[:, 5:].argmax(1)
-        scores = some[:, 4] * some[np.arange(len(some)), best + 5]
+        best = shares.argmax(1)
+        scores = objectness * shares[np.arange(len(shares)), best]
         rows = np.flatnonzero(scores > thresholds.confidence)
         scores, classes = scores[rows], best[rows]
     cells, strides = (table[likely[rows]] for table in grid(size, settings.strides))
-    offsets = some[rows, :4]
+    offsets = raw[likely[rows], :4]
     centre, half = (offsets[:, :2] + cells) * strides, np.exp(offsets[:, 2:]) * strides / 2
     return Candidates(_corners(centre, half), scores, classes)
 
