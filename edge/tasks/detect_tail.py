@@ -34,6 +34,8 @@ def write(settings: DetectSettings, w: TailWriter) -> None:
     Raises:
         ModelError: the output is not what `decode` in [task] says it is.
     """
+    if len(w.shape) != 3:
+        return  # no detector's output; `postprocess` says so
     count = w.shape[1 if settings.decode == "yolox" else 2]
     kept = min(count, max(KEPT, settings.max_detections))
     if kept > LARGEST_TOP:

@@ -163,10 +163,13 @@ def test_a_heat_map_arrives_as_one_plane_of_probabilities(settings, channels):
         (create("segment"), (1, 1, 16, 16)),
         (create("classify"), (1, 1000)),
         (create("image"), (1, 3, 32, 32)),
+        (create("detect", decode="yolox"), (1, 1, CELLS, 85)),
+        (create("segment", scores="logits"), (1, 16, 16)),
     ],
-    ids=["boxes", "probabilities", "classes", "picture"],
+    ids=["boxes", "probabilities", "classes", "picture", "no candidates", "no heat map"],
 )
 def test_where_nothing_is_saved_the_graph_stays_as_it_is(task, shape):
+    """Also where the output is not the task's: running it tells what is wrong."""
     model = network(*shape)
     assert append_tail(model, task, INPUT) is model
 
