@@ -200,6 +200,7 @@ def open_network(
     """
     from edge import tasks
     from edge.preprocess import Preprocess
+
     manifest = entry.manifest
     config = validate(ModelConfig, manifest.config, f"the config in {entry.path / 'manifest.json'}")
     options = replace(
@@ -279,8 +280,8 @@ def usable_cores() -> int:
 def has_nan(outputs: Mapping[str, Array], index: int | None = None) -> bool:
     """Whether an output (of picture `index` of the batch) holds NaN or infinity.
 
-    The sum tells without a temporary array; only a sum that is not finite, which large finite values can cause
-    too, needs the closer look. Where the device has summed up already, its sum is all there is to look at.
+    The sum tells without a temporary array; only a sum that is not finite, which large finite values can
+    cause too, needs the closer look. Where the device has summed up already, its sum is all there is.
     """
     if SUM in outputs:
         return not np.isfinite(outputs[SUM] if index is None else outputs[SUM][index]).all()

@@ -253,7 +253,7 @@ def test_a_context_lost_while_a_batch_is_filled_loses_that_batch_only(
     network.warm_up()
     cuda.fail_next("cuMemHostAlloc", "CUDA_ERROR_ILLEGAL_ADDRESS")  # the first picture that needs more room
     small, large = pictures(12, size=(16, 16)), pictures(12, size=(90, 70))
-    data, sink, _ = run(network, small, large, small)
+    data, _, _ = run(network, small, large, small)
     assert data["rebuilds"] == 1 and data["stopped"] is None
     assert all(row["captured"] == 12 == row["delivered"] + row["failed"] for row in data["feeds"])
     assert 1 <= sum(row["failed"] for row in data["feeds"]) <= 6
