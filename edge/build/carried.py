@@ -14,20 +14,14 @@ from typing import Any
 
 from edge.build import reference
 from edge.build.bundle import GRAPH, Bundle, finishable, opened, write_tar
-from edge.build.finish import (
-    ENGINE_FILES,
-    Draft,
-    Finished,
-    finish,
-    judge_by,
-)
+from edge.build.finish import ENGINE_FILES, Draft, Finished, finish, judge_by
 from edge.build.inputs import engine_key
 from edge.build.resources import peak_rss, reset_peak
 from edge.build.rewrite import planned_precisions
 from edge.build.rows import Identity, Reporter, Row, attempted, failed_row, row_of
 from edge.build.site import Site, find_site, obstacle
 from edge.config import ModelConfig, validate
-from edge.errors import EdgeError, InputError, StoreError
+from edge.errors import EdgeError, InputError, RuntimeFault, StoreError
 from edge.machine import Machine
 from edge.manifest import Accuracy, BuilderInfo, Entry, Manifest
 from edge.store import Store
@@ -59,6 +53,9 @@ def finish_bundles(
                 rows.append(_finish_bundle(bundle, store or own_store(path), machine, reporter, targets))
         except EdgeError as e:
             rows.append(failed_row(Identity(str(path), "", "", ""), e))
+        except OSError as e:
+            fault = RuntimeFault(f"cannot finish {path}", e.strerror or str(e), "check the disk")
+            rows.append(failed_row(Identity(str(path), "", "", ""), fault))
         reporter.row(rows[-1])
     return rows
 

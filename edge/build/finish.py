@@ -10,7 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,24 +97,19 @@ def finish(draft: Draft, site: Site, judge: Judge, folder: Path, progress: Progr
     with only_gpu(gpu):
         compiled, peak = _compile(draft, site, progress)
     files = _written(compiled, site, folder)
-    engine = files[ENGINE_FILES[site.runtime]]
+    path = files[ENGINE_FILES[site.runtime]]
     options = EngineOptions(
         size=draft.config.input.size,
         gpu=gpu,
-        expected=Expectation(sha256(engine), (site.runtime, compiled.version), site.gpu.compute_capability),
+        expected=Expectation(sha256(path), (site.runtime, compiled.version), site.gpu.compute_capability),
     )
     progress(f"verify {draft.label} on {site.gpu.name}", 0, 0)
-    running = backend(site.runtime).load(engine, options)
-    try:
-        accuracy = judge(running)
+    with closing(backend(site.runtime).load(path, options)) as engine:
+        accuracy = judge(engine)
         _pass_gate(accuracy, draft, site)
         latency = measure_latency(
-            running,
-            draft.feeds,
-            lambda done, total: progress(f"measure {draft.label}", done, total),
+            engine, draft.feeds, lambda done, total: progress(f"measure {draft.label}", done, total)
         )
-    finally:
-        running.close()
     said = tuple(f"compiler: {text}" for text in (*compiled.findings, *compiled.warnings))
     return Finished(
         files=files,
