@@ -37,7 +37,7 @@ for folder in (HERE.parent, HERE):  # the repository, installed or not, and this
 from gpu.report import Section, document, file_name, outcome, table  # noqa: E402
 from gpu.setting import OutOfTime, Setting, absent  # noqa: E402
 
-PASSED, MISSED, NOT_CHECKED = 0, 1, 77
+PASSED, MISSED, NOT_CHECKED, INTERRUPTED = 0, 1, 77, 130
 """77 is "skipped" to test harnesses, and an error to `make`: nobody takes it for a pass."""
 
 SECTIONS = {
@@ -239,4 +239,7 @@ def conclude(sections: Sequence[Section], args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

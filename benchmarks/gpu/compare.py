@@ -12,7 +12,6 @@ from edge.config import InputConfig
 from edge.cuda import kernels, rule
 from edge.cuda.device import Device, open_device
 from edge.cuda.picture import PicturePreprocess, SourcePicture
-from edge.errors import EdgeError
 from edge.preprocess import Preprocess, plan_fit, value_table
 from edge.stream.network import Network, open_network
 from edge.types import Array, Image
@@ -38,11 +37,9 @@ def check(setting: Setting, found: Section) -> None:
         synthetic_is_right(setting, found, contender)
         found.skip("results against the processor's engine", "no runtime here can run the model's engine")
         return
-    for other in engines.compiled(setting) or [contender]:
-        try:
-            against_processor(setting, found, other, deadline)
-        except EdgeError as e:
-            found.skip(f"{other.label} against the processor", str(e))
+    others = [other for other in engines.compiled(setting) if other.label != contender.label]
+    for other in [contender, *(other for other in others if engines.loads(setting, other, found))]:
+        against_processor(setting, found, other, deadline)
 
 
 # ---------------------------------------------------------------------- preprocessing

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edge.backends import EngineOptions
-from edge.errors import EdgeError, MissingPackage
+from edge.errors import EdgeError, MissingPackage, OutOfDeviceMemory
 from edge.machine import Machine
 from edge.manifest import Entry
 from edge.stream.network import Network, open_network
@@ -155,17 +155,30 @@ def synthetic(setting: Setting, seconds: float = SYNTHETIC_SECONDS) -> Contender
     return Contender("synthetic", f"synthetic, {rounds} rounds", load)
 
 
-def best(setting: Setting, found: Section) -> Contender | None:
-    """The first engine that loads: compiled ones, then ONNX Runtime's, then the synthetic one.
+def loads(setting: Setting, contender: Contender, found: Section) -> bool:
+    """Whether an engine can be run here.
 
-    Why others did not is noted in `found`.
+    One that was compiled for this GPU and cannot, though all is installed, is a miss; ONNX Runtime's CUDA
+    provider may lack libraries that nobody claims to be there.
     """
-    for contender in compiled(setting) + with_onnxruntime(setting):
-        try:
-            with contender.network(EngineOptions(gpu=setting.gpu), slots=1):
-                return contender
-        except EdgeError as e:
+    try:
+        with contender.network(EngineOptions(gpu=setting.gpu), slots=1):
+            return True
+    except (MissingPackage, OutOfDeviceMemory) as e:
+        found.skip(contender.label, str(e))
+    except EdgeError as e:
+        if contender.kind == "onnxruntime_cuda":
             found.skip(contender.label, str(e))
+        else:
+            found.expect(f"{contender.label} loads", f"no: {e}", "yes")
+    return False
+
+
+def best(setting: Setting, found: Section) -> Contender | None:
+    """The first engine that loads: compiled ones, then ONNX Runtime's, then the synthetic one."""
+    for contender in compiled(setting) + with_onnxruntime(setting):
+        if loads(setting, contender, found):
+            return contender
     with or_say_why(found, "any engine"):
         return synthetic(setting)
     return None

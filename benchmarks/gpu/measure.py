@@ -6,6 +6,7 @@ back to back, without copies, on one stream and on as many as there are slots.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +25,8 @@ RUN_SECONDS = 4.0
 """Of one configuration."""
 CHUNK = 400
 """Executions that are enqueued before the first is waited for: the driver's queue holds about a thousand."""
+PATIENCE = 2e-3
+"""Seconds that the first frame of a batch waits for the other feed's."""
 DEFAULT = {"slots": 2, "graphs": True}
 """The configuration that `edge run` uses; the figures with a reach are its."""
 
@@ -37,16 +40,11 @@ def runner(setting: Setting, found: Section) -> None:
 
 
 def engine(setting: Setting, found: Section) -> None:
-    """The best of the engines that were compiled for this GPU."""
+    """The first of the engines that were compiled for this GPU, quantized before exact."""
     contenders = engines.compiled(setting)
     if not contenders:
         found.skip("an engine compiled for this GPU", "there is none in the store (see the section build)")
-    for contender in contenders:
-        try:
-            measure(setting, found, contender, judged=True)
-            return
-        except EdgeError as e:
-            found.skip(contender.label, str(e))
+    _first_that_loads(setting, found, contenders, judged=True)
 
 
 def onnxruntime(setting: Setting, found: Section) -> None:
@@ -54,11 +52,16 @@ def onnxruntime(setting: Setting, found: Section) -> None:
     contenders = engines.with_onnxruntime(setting)
     if not contenders:
         found.skip("ONNX Runtime on CUDA", "the processor's fp32 engine was not built")
+    _first_that_loads(setting, found, contenders, judged=False)
+
+
+def _first_that_loads(
+    setting: Setting, found: Section, contenders: list[engines.Contender], judged: bool
+) -> None:
     for contender in contenders:
-        try:
-            measure(setting, found, contender, judged=False)
-        except EdgeError as e:
-            found.skip(contender.label, str(e))
+        if engines.loads(setting, contender, found):
+            measure(setting, found, contender, judged)
+            return
 
 
 def measure(setting: Setting, found: Section, contender: engines.Contender, judged: bool) -> None:
@@ -218,21 +221,24 @@ def tell_latency(found: Section, results: Results, judged: bool) -> None:
 
 def two_feeds(setting: Setting, found: Section, contender: engines.Contender, images: list[Image]) -> None:
     """Two feeds in batches of two, where the engine takes them."""
-    try:
-        with contender.network(EngineOptions(gpu=setting.gpu, batch=2), patience=2e-3) as network:
-            if network.batch < 2:
-                found.skip("2 feeds in batches of 2", "the engine takes one picture at a time")
-                return
-            buffers = page_locked(network, images)
-            slots = cast("list[DeviceSlot]", network.slots())
-            _fill(network, slots[0], buffers[0])
-            pairs = executions_per_second(slots[:1], RUN_SECONDS * setting.pace / 4)
-            settling = stream(network, [Memory(buffers), Memory(buffers[::-1])], 32)
-            frames = max(32, int(settling.fps * RUN_SECONDS * setting.pace / 4))
-            run = stream(network, [Memory(buffers), Memory(buffers[::-1])], frames)
-            row = {"feeds": 2, "batch": 2, "engine_per_second": 2 * pairs, **_told(run)}
-    except EdgeError as e:
-        found.skip("2 feeds in batches of 2", str(e))
-        return
-    found.details["runs"].append({**row, "kept": row["fps"] / row["engine_per_second"]})
-    found.note("2 feeds, batch 2: kept of the engine's", row["fps"] / row["engine_per_second"])
+    what, seconds = "2 feeds in batches of 2", RUN_SECONDS * setting.pace
+    with ExitStack() as opened:
+        try:
+            options = EngineOptions(gpu=setting.gpu, batch=2)
+            network = opened.enter_context(contender.network(options, patience=PATIENCE))
+        except EdgeError as e:
+            found.skip(what, str(e))
+            return
+        if network.batch < 2:
+            found.skip(what, "the engine takes one picture at a time")
+            return
+        buffers = page_locked(network, images)
+        slots = cast("list[DeviceSlot]", network.slots())
+        _fill(network, slots[0], buffers[0])
+        alone = 2 * executions_per_second(slots[:1], seconds / 4)
+        settling = stream(network, [Memory(buffers), Memory(buffers[::-1])], 32)
+        frames = max(32, int(settling.fps * seconds / 4))
+        run = stream(network, [Memory(buffers), Memory(buffers[::-1])], frames)
+    row = {"feeds": 2, "batch": 2, "engine_per_second": alone, "kept": run.fps / alone, **_told(run)}
+    found.details["runs"].append(row)
+    found.note(f"{what}: kept of the engine's", row["kept"])

@@ -90,7 +90,7 @@ class Section:
             "seconds": round(self.seconds, 1),
             "error": self.error,
             "figures": [_without_blanks(dataclasses.asdict(figure)) for figure in self.figures],
-            "details": self.details,
+            "details": _rounded(self.details),
             "not_done": self.not_done,
         }
 
@@ -156,6 +156,16 @@ def _short(value: Any) -> str:
 
 
 def _without_blanks(figure: dict[str, Any]) -> dict[str, Any]:
-    value = figure["value"]
-    figure["value"] = float(f"{value:.6g}") if isinstance(value, float) else value
+    figure["value"] = _rounded(figure["value"])
     return {key: item for key, item in figure.items() if key in ("name", "value") or item != ""}
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six digits, however deep."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value

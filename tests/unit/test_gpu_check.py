@@ -152,8 +152,25 @@ def test_with_nothing_but_pycuda_and_a_compiler_the_runner_is_still_measured(
     assert report["cuda"]["integrated"] == integrated and report["sections"]["device"]["status"] == "passed"
     assert figures(report, "compare")["engine"].startswith("synthetic")
     assert figures(report, "compare")["words of the synthetic engine that are wrong"] == 0
-    assert figures(report, "runner")["2 feeds, batch 2: kept of the engine's"] > 0
+    assert figures(report, "runner")["2 feeds in batches of 2: kept of the engine's"] > 0
     assert figures(report, "leaks")["GPU memory, growth"] == 0
+
+
+@needs_kernel
+def test_an_engine_of_this_gpu_that_does_not_load_is_a_miss(
+    monkeypatch: pytest.MonkeyPatch, model: Path, cuda: FakeCuda
+) -> None:
+    """All is installed, it was built and verified here: then it has to run."""
+    from fakes.tensorrt import FakeTensorRT
+
+    install(monkeypatch, cuda, model.parent / "cache")
+    kept = str(model.parent / "kept")
+    check(model, "--sections", "build", "--keep", kept)
+    monkeypatch.setattr(FakeTensorRT, "check", lambda *_: "Error Code 1: Myelin (no)")
+    status, report = check(model, "--sections", "engine", "--keep", kept)
+    cuda.assert_clean()
+    assert status == gpu_check.MISSED and report["sections"]["engine"]["status"] == "missed"
+    assert "Myelin" in figures(report, "engine")["tensorrt hopper/fast loads"]
 
 
 # Nothing to check
