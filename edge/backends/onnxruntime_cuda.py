@@ -8,19 +8,17 @@ with TensorRT; only the executions themselves run one after the other.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.backends import EngineOptions
 from edge.backends.onnxruntime import one_line, open_batches, open_session, resolve, spec_of
+from edge.cuda.device import URGENT, Device, Event, Stream, open_device
+from edge.cuda.engine import DeviceEngine
 from edge.errors import MissingPackage, RuntimeFault, StoreError
-from edge.types import Array, TensorSpec
+from edge.types import TensorSpec
 
 if TYPE_CHECKING:
-    from edge.cuda.device import Device, Event, Stream
-    from edge.cuda.pool import FramePool
-    from edge.cuda.slot import DeviceSlot
     from edge.machine import Machine
 
 PROVIDER = "CUDAExecutionProvider"
@@ -40,8 +38,6 @@ def load(path: Path, options: EngineOptions) -> OrtCudaEngine:
             f"ONNX Runtime cannot run {path}", "it is no ONNX file", "use --target cpu with this backend"
         )
     _check(path, options)
-    from edge.cuda.device import open_device
-
     device = open_device(options.gpu)
     try:
         return OrtCudaEngine(ort, device, path, options)
@@ -81,15 +77,11 @@ def _check(path: Path, options: EngineOptions) -> None:
         )
 
 
-class OrtCudaEngine:
+class OrtCudaEngine(DeviceEngine):
     """A session on one GPU, and the stream that all slots compute on."""
 
     def __init__(self, ort: Any, device: Device, path: Path, options: EngineOptions) -> None:
-        from edge.cuda.assembly import fitting
-        from edge.cuda.device import URGENT
-        from edge.cuda.timeline import Timeline
-
-        self.path, self.device, self.options = path, device, options
+        super().__init__(device, path, options)
         self.compute = device.stream(URGENT)
         settings = {
             "device_id": options.gpu,
@@ -105,78 +97,23 @@ class OrtCudaEngine:
             )
         self.run_options = ort.RunOptions()
         self.run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        self.inputs = tuple(spec_of(t, resolve(t.shape, options)) for t in self.session.get_inputs())
-        sizes = [spec.shape[0] for spec in self.inputs if spec.shape]
-        self.batch = int(sizes[0]) if sizes else 1
+        inputs = tuple(spec_of(t, resolve(t.shape, options)) for t in self.session.get_inputs())
+        sizes = [spec.shape[0] for spec in inputs if spec.shape]
+        batch = int(sizes[0]) if sizes else 1
         batches = open_batches(self.session)
         self.open_batch = bool(batches)
-        self.outputs = tuple(
-            spec_of(t, tuple(self.batch if d in batches else d or "?" for d in t.shape))
+        outputs = tuple(
+            spec_of(t, tuple(batch if d in batches else d or "?" for d in t.shape))
             for t in self.session.get_outputs()
         )
-        self._fitting = fitting(device, options.picture, self.inputs)
-        self._timeline = Timeline(device)
-        self._slots: list[DeviceSlot] = []
-        self._alone: DeviceSlot | None = None
+        self._ready(inputs, outputs, batch)
 
-    @property
-    def takes_pictures(self) -> bool:
-        return self._fitting is not None
+    def _executor(self) -> _Executor:
+        return _Executor(self)
 
-    @property
-    def frames(self) -> FramePool:
-        """Buffers that sources decode into."""
-        return self.device.frames
-
-    @property
-    def allocations(self) -> int:
-        return self.device.counters.total
-
-    def slot(self) -> DeviceSlot:
-        """A new slot with buffers and streams of its own.
-
-        Raises:
-            OutOfDeviceMemory: there is no room for it.
-            RuntimeFault: the size of an output depends on the data.
-        """
-        return self._slot(self.takes_pictures, self.options.outputs)
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """One inference of prepared tensors: all outputs by name, freshly allocated.
-
-        Raises:
-            RuntimeFault: an input is missing, unknown, or of a wrong type or shape.
-        """
-        from edge.cuda.assembly import fill
-
-        if self._alone is None:
-            self._alone = self._slot(False, None)
-        rows = fill(self._alone.inputs, feeds, self.path.name)
-        self._alone.submit(rows)
-        return {name: value.copy() for name, value in self._alone.wait().items()}
-
-    def close(self) -> None:
-        """Give everything back; a second call does nothing."""
-        if self.session is None:
-            return
-        for slot in self._slots:
-            slot.free()
-        self._timeline.free()
-        self._slots, self._alone, self.session = [], None, None
+    def _release(self) -> None:
+        self.session = None
         self.compute.free()
-        self.device.close()
-
-    def _slot(self, pictures: bool, wanted: tuple[str, ...] | None) -> DeviceSlot:
-        from edge.cuda.assembly import assemble
-
-        if self.session is None:
-            raise RuntimeFault(f"{self.path.name}: the engine is closed")
-        made = self._fitting if pictures else None
-        executor = _Executor(self)
-        label = self.path.name
-        slot = assemble(self.device, self._timeline, executor, self.batch, made, wanted, label)
-        self._slots.append(slot)
-        return slot
 
 
 class _Executor:

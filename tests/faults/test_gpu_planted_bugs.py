@@ -18,7 +18,7 @@ import pytest
 from kernel_on_host import ABSENT
 from schedules import Setup, Workplace
 
-from edge.backends import tensorrt
+from edge.backends import trt_engine
 from edge.cuda import buffers, device, feeder, pool, slot
 from edge.types import Array
 
@@ -92,8 +92,8 @@ def a_temporary_freed_in_flight(patch: pytest.MonkeyPatch) -> None:
 
 def a_context_used_by_two_slots(patch: pytest.MonkeyPatch) -> None:
     """All slots of an engine get the same execution context."""
-    make = functools.cache(tensorrt._Contexts.make)
-    patch.setattr(tensorrt._Contexts, "make", lambda self: make(self))
+    make = functools.cache(trt_engine._Contexts.make)
+    patch.setattr(trt_engine._Contexts, "make", lambda self: make(self))
 
 
 # ---------------------------------------------------------------------- and some more

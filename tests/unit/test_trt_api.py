@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 TABLES = sorted((ROOT / "tests" / "golden" / "tensorrt_api").glob("*.json"))
 SPEAKS_TENSORRT = (
     "edge/backends/tensorrt.py",
+    "edge/backends/trt_engine.py",
+    "edge/backends/trt_log.py",
     "edge/backends/trt_log.py",
     "edge/build/tensorrt.py",
     "edge/build/layers.py",
