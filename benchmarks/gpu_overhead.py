@@ -8,6 +8,7 @@ preprocessing on the device and CUDA graphs. A real driver adds its calls, some 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -15,11 +16,11 @@ from unittest import mock
 import numpy as np
 from common import arguments, report
 
+from edge.backends import EngineOptions
 from edge.config import InputConfig
 from edge.cuda import driver, kernels
-from edge.cuda.assembly import assemble, fitting
 from edge.cuda.device import open_device
-from edge.cuda.timeline import Timeline
+from edge.cuda.engine import DeviceEngine
 from edge.preprocess import Preprocess
 from edge.sources import Picture
 from edge.stream.feed import Feed
@@ -107,27 +108,18 @@ class IdleExecutor:
         pass
 
 
-class IdleEngine:
+class IdleEngine(DeviceEngine):
     """An engine on the idle device, by the real slots."""
 
-    inputs, outputs = IdleExecutor().tensors()
-    batch, takes_pictures = 1, True
-
     def __init__(self, picture: InputConfig) -> None:
-        self.device = open_device()
-        self.frames = self.device.frames
-        self._timeline = Timeline(self.device)
-        self._fitting = fitting(self.device, picture, self.inputs)
+        super().__init__(open_device(), Path("idle"), EngineOptions(picture=picture))
+        self._ready(*IdleExecutor().tensors(), 1)
 
-    @property
-    def allocations(self) -> int:
-        return self.device.counters.total
+    def _executor(self) -> IdleExecutor:
+        return IdleExecutor()
 
-    def slot(self) -> Any:
-        return assemble(self.device, self._timeline, IdleExecutor(), 1, self._fitting, None, "idle")
-
-    def close(self) -> None:
-        self.device.close()
+    def _release(self) -> None:
+        pass
 
 
 class Memory:
@@ -152,11 +144,11 @@ def measure(frames: int) -> dict[str, Any]:
     found = idle_driver()
     names = ("edge.cuda.driver", "edge.cuda.device")
     patches = [mock.patch(f"{name}.bindings", lambda: found) for name in names]
-    patches.append(mock.patch.object(kernels, "compiled", lambda *_: b""))
+    patches.append(mock.patch.object(kernels, "load", lambda _: kernels.PreprocessKernel(Idle())))
     for patch in patches:
         patch.start()
     engine = IdleEngine(config)
-    network = Network(EngineId("idle", "hopper", "fast", "0"), engine, Preprocess(config), None, "image")  # type: ignore[arg-type]
+    network = Network(EngineId("idle", "hopper", "fast", "0"), engine, Preprocess(config), None, "image")
     network.interpret = lambda *args: Nothing()  # type: ignore[method-assign]
     network.warm_up()
     Run(network, [Feed("warm", "memory:", Memory(200))]).go()

@@ -17,11 +17,8 @@ import numpy as np
 from edge.backends import EngineOptions
 from edge.config import InputConfig
 from edge.cuda import kernels
-from edge.cuda.assembly import assemble, fill, fitting
 from edge.cuda.device import Device, Stream, open_device
-from edge.cuda.pool import FramePool
-from edge.cuda.slot import DeviceSlot
-from edge.cuda.timeline import Timeline
+from edge.cuda.engine import DeviceEngine
 from edge.errors import EdgeError, MissingPackage, RuntimeFault
 from edge.types import Array, Image, TensorSpec
 
@@ -88,7 +85,7 @@ def compiled(architecture: str) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
     return tuple(images), tuple(problems)
 
 
-class SyntheticEngine:
+class SyntheticEngine(DeviceEngine):
     """As long as `rounds` says; see `edge.backends.Engine`.
 
     Args:
@@ -96,63 +93,25 @@ class SyntheticEngine:
     """
 
     def __init__(self, options: EngineOptions, picture: InputConfig, rounds: int) -> None:
-        self.options, self.rounds, self.batch = options, rounds, options.batch
-        self.device = open_device(options.gpu)
+        super().__init__(open_device(options.gpu), Path("synthetic"), options)
+        self.rounds = rounds
         try:
-            self.launch = load_kernel(self.device)
-            shape = (self.batch, picture.channels, *picture.size)
+            self.launch: Any = load_kernel(self.device)
+            shape = (options.batch, picture.channels, *picture.size)
             self.in_words = int(np.prod(shape[1:]))
             self.out_words = max(1, picture.size[0] * picture.size[1] // 16)
-            self.inputs = (TensorSpec("image", "float32", shape),)
-            self.outputs = (TensorSpec("words", "uint32", (self.batch, self.out_words)),)
-            self._fitting = fitting(self.device, options.picture, self.inputs)
-            self._timeline = Timeline(self.device)
+            inputs = (TensorSpec("image", "float32", shape),)
+            outputs = (TensorSpec("words", "uint32", (options.batch, self.out_words)),)
+            self._ready(inputs, outputs, options.batch)
         except BaseException:
             self.device.close()
             raise
-        self._slots: list[DeviceSlot] = []
-        self._alone: DeviceSlot | None = None
-        self._closed = False
 
-    @property
-    def takes_pictures(self) -> bool:
-        return self._fitting is not None
+    def _executor(self) -> KernelExecutor:
+        return KernelExecutor(self)
 
-    @property
-    def frames(self) -> FramePool:
-        return self.device.frames
-
-    @property
-    def allocations(self) -> int:
-        return self.device.counters.total
-
-    def slot(self) -> DeviceSlot:
-        return self._slot(self._fitting)
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        self._alone = self._alone or self._slot(None)
-        rows = fill(self._alone.inputs, feeds, "synthetic")
-        self._alone.submit(rows)
-        return {name: value.copy() for name, value in self._alone.wait().items()}
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        for slot in self._slots:
-            slot.free()
-        self._timeline.free()
-        self._slots, self._alone = [], None
-        self.launch = self._fitting = None  # modules go with their functions, before their context
-        self.device.close()
-
-    def _slot(self, picture: Any) -> DeviceSlot:
-        if self._closed:
-            raise RuntimeFault("synthetic: the engine is closed")
-        executor = KernelExecutor(self)
-        slot = assemble(self.device, self._timeline, executor, self.batch, picture, None, "synthetic")
-        self._slots.append(slot)
-        return slot
+    def _release(self) -> None:
+        self.launch = None  # the module goes with its function, before their context
 
 
 class KernelExecutor:
@@ -211,7 +170,7 @@ def rounds_for(seconds: float, options: EngineOptions, picture: InputConfig) -> 
     for _ in range(3):  # the clocks rise while it works
         engine = SyntheticEngine(options, picture, rounds)
         try:
-            slot = engine._slot(None)
+            slot = engine.tensor_slot()
             slot.repeat(20)
             slot.wait()
             took = (slot.spans["execute"][1] - slot.spans["execute"][0]) / 20

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edge.backends import EngineOptions
-from edge.cuda.assembly import Bindable, assemble, fill, fitting
+from edge.cuda.assembly import Bindable, Fitting, assemble, fill, fitting
 from edge.cuda.device import Device
 from edge.cuda.pool import FramePool
 from edge.cuda.slot import DeviceSlot
@@ -34,6 +34,7 @@ class DeviceEngine(ABC):
         self._slots: list[DeviceSlot] = []
         self._alone: DeviceSlot | None = None
         self._open = False
+        self._fitting: Fitting | None = None
 
     def _ready(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], batch: int) -> None:
         """The runtime is there, and these are its tensors."""
@@ -73,6 +74,10 @@ class DeviceEngine(ABC):
         """
         return self._slot(self.takes_pictures, self.options.outputs)
 
+    def tensor_slot(self) -> DeviceSlot:
+        """A slot for tensors that the processor has prepared, with all outputs."""
+        return self._slot(False, None)
+
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One inference of prepared tensors: all outputs by name, freshly allocated.
 
@@ -80,7 +85,7 @@ class DeviceEngine(ABC):
             RuntimeFault: an input is missing, unknown, or of a wrong type or shape.
         """
         if self._alone is None:
-            self._alone = self._slot(False, None)
+            self._alone = self.tensor_slot()
         rows = fill(self._alone.inputs, feeds, self.path.name)
         self._alone.submit(rows)
         return {name: value.copy() for name, value in self._alone.wait().items()}
@@ -95,6 +100,7 @@ class DeviceEngine(ABC):
         self._slots, self._alone = [], None
         self._timeline.free()
         self._release()
+        self._fitting = None  # the kernel's module goes before its context
         self.device.close()
 
     def _slot(self, pictures: bool, wanted: tuple[str, ...] | None) -> DeviceSlot:
