@@ -41,8 +41,8 @@ class Bench:
         self.host.base.free()
         self.back.base.free()
         self.one = self.two = self.event = None
-        self.driver.Context.pop()
         self.context.detach()
+        self.cuda.libcuda.pop_context()
 
 
 def told(cuda: FakeCuda, *words: str) -> bool:

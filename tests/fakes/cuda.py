@@ -35,6 +35,8 @@ class FakeCuda(Schedule):
         jitter: delay operations at random; without it they only run on other threads.
         driver_version: the newest CUDA the driver supports: 13000 is 13.0.
         present: False: there is no driver on this machine.
+        revives: whether a context that is made anew works after a sticky error. False: nothing does until the
+            process ends, which is all that CUDA promises.
         allow_pageable: let asynchronous copies use ordinary memory (they would be synchronous).
 
     Attributes:
@@ -55,6 +57,7 @@ class FakeCuda(Schedule):
         driver_version: int = 13000,
         present: bool = True,
         allow_pageable: bool = False,
+        revives: bool = True,
     ) -> None:
         from fakes.driver import Driver
         from fakes.libcuda import FakeLibCuda
@@ -62,7 +65,7 @@ class FakeCuda(Schedule):
         super().__init__(seed, jitter)
         self.name, self.integrated, self.capability = "Simulated GPU", integrated, capability
         self.total_memory, self.driver_version = total_memory, driver_version
-        self.present, self.allow_pageable = present, allow_pageable
+        self.present, self.allow_pageable, self.revives = present, allow_pageable, revives
         self.calls: Counter[str] = Counter()
         self.initialized = False
         self.retained = 0
@@ -72,7 +75,9 @@ class FakeCuda(Schedule):
         self.handles: dict[int, Any] = {}
         """Graphs and executables."""
         self.stacks: dict[int, list[Any]] = {}
-        """Each thread's stack of pushed contexts."""
+        """PyCUDA's stack of pushed contexts in each thread."""
+        self.current: dict[int, list[int]] = {}
+        """The driver's, as the contexts' epochs; the last one is current."""
         self.kernels: dict[str, tuple[Callable[..., None], Accesses]] = {}
         self._faults: list[list[Any]] = []
         self._numbers = itertools.count(1)
@@ -140,6 +145,8 @@ class FakeCuda(Schedule):
             found.append(f"the primary context is retained {self.retained} times")
         if any(self.stacks.values()):
             found.append("a context is still pushed: PyCUDA aborts the process")
+        elif any(self.current.values()):
+            found.append("a released context is still current: the driver's stack was left as it was")
         return found
 
     def assert_clean(self) -> None:
@@ -207,11 +214,31 @@ class FakeCuda(Schedule):
             self.loans.drop()
 
     def _check_context(self, name: str) -> None:
-        stack = self.stacks.get(threading.get_ident())
+        stack = self.current.get(threading.get_ident())
         if not stack:
             raise failure(name, "INVALID_CONTEXT")
-        if stack[-1].epoch != self.epoch:
+        if stack[-1] != self.epoch:
             raise failure(name, "CONTEXT_IS_DESTROYED")
+
+    def push_current(self, epoch: int) -> None:
+        """The driver's stack gets a context; an earlier error is reported, though it was pushed."""
+        self.call("cuCtxPushCurrent", context=False)
+        self.current.setdefault(threading.get_ident(), []).append(epoch)
+        self.check_alive("cuCtxPushCurrent")
+
+    def pop_current(self) -> None:
+        """The driver's stack loses its top; an earlier error is reported, though it was popped."""
+        self.call("cuCtxPopCurrent", context=False)
+        stack = self.current.get(threading.get_ident())
+        if not stack:
+            raise failure("cuCtxPopCurrent", "INVALID_CONTEXT")
+        stack.pop()
+        self.check_alive("cuCtxPopCurrent")
+
+    def check_alive(self, name: str) -> None:
+        """Raises: Error: the context is dead."""
+        if self.sticky:
+            raise failure(name, self.sticky)
 
     def _check_capture(self, name: str) -> None:
         for queue in self.queues.values():
@@ -276,7 +303,7 @@ class FakeCuda(Schedule):
         for queue in self.queues.values():
             self.wait_for(queue, queue.tickets)
         with self.lock:
-            self.sticky = ""
+            self.sticky = "" if self.revives else self.sticky
             self.loans.drop()
             for block in [block for block in self.memory if block.alive]:
                 if block.kind == "registered":

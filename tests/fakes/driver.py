@@ -178,6 +178,8 @@ class Device:
     def retain_primary_context(self) -> Context:
         """Retained, not pushed."""
         self.cuda.call("cuDevicePrimaryCtxRetain", context=False)
+        if not self.cuda.revives:
+            self.cuda.check_alive("cuDevicePrimaryCtxRetain")
         self.cuda.retained += 1
         context: Context = self.cuda.driver.Context()
         return context

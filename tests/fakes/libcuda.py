@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fakes.errors import RESULTS, Error, failure
@@ -56,6 +57,15 @@ class FakeLibCuda:
 
     def error_names(self) -> dict[str, str]:
         return {result.text: result.name for result in RESULTS.values()}
+
+    def pop_context(self) -> None:
+        with suppress(Error):
+            self._cuda.pop_current()
+
+    @_raw
+    def priority_range(self) -> tuple[int, int]:
+        self._cuda.call("cuCtxGetStreamPriorityRange")
+        return 0, _MOST_URGENT
 
     @_raw
     def set_priority(self, stream: int, priority: int) -> None:
@@ -140,6 +150,8 @@ class FakeLibCuda:
         self._cuda.call("cuDevicePrimaryCtxReset_v2", context=False)
         if device != 0:
             raise failure("cuDevicePrimaryCtxReset_v2", "INVALID_DEVICE")
+        if not self._cuda.revives:
+            self._cuda.check_alive("cuDevicePrimaryCtxReset_v2")
         self._cuda.end_context()
 
     def _registered(self, address: int, call: str) -> Block:

@@ -44,6 +44,10 @@ int cuMemHostRegister_v2(u64 p, size_t n, unsigned flags) {
     EXPECT(flags == 3); return p == 0x7FFFFFFF0000 && n == 5000000000 ? 0 : 2; }
 int cuMemHostUnregister(u64 p) { EXPECT(p == 0x7FFFFFFF0000); return 0; }
 int cuMemHostGetDevicePointer_v2(u64 *d, u64 p, unsigned flags) { EXPECT(!flags); *d = p + 1; return 0; }
+static int pops = 0;
+int cuCtxPopCurrent_v2(u64 *context) { EXPECT(context); *context = 0x7F0000003000; return pops++ ? 201 : 0; }
+int cuCtxPopped(void) { return pops; }
+int cuCtxGetStreamPriorityRange(int *least, int *most) { *least = 0; *most = -5; return 0; }
 int cuDevicePrimaryCtxReset_v2(int device) { EXPECT(device == 3); return 0; }
 """
 
@@ -73,6 +77,16 @@ def test_handles_and_addresses_keep_all_their_bits(libcuda: LibCuda) -> None:
 def test_a_priority_may_be_negative(libcuda: LibCuda) -> None:
     libcuda.set_priority(STREAM, -5)
     assert libcuda.priority(STREAM) == -5
+
+
+def test_the_range_of_priorities_is_the_devices(libcuda: LibCuda) -> None:
+    assert libcuda.priority_range() == (0, -5)
+
+
+def test_a_context_is_popped_whatever_the_driver_says(libcuda: LibCuda) -> None:
+    libcuda.pop_context()
+    libcuda.pop_context()  # reports an error
+    assert libcuda._lib.cuCtxPopped() == 2
 
 
 def test_a_failed_call_has_its_cuda_name(libcuda: LibCuda) -> None:

@@ -66,6 +66,48 @@ def test_the_stack_of_contexts_is_as_in_pycuda(bench: Bench) -> None:
         bench.context.detach()
 
 
+def test_only_the_top_of_pycudas_stack_is_on_the_drivers(bench: Bench, cuda: FakeCuda) -> None:
+    again = bench.driver.Device(0).retain_primary_context()
+    again.push()
+    assert [len(stack) for stacks in (cuda.stacks, cuda.current) for stack in stacks.values()] == [2, 1]
+    bench.driver.Context.pop()
+    assert [len(stack) for stacks in (cuda.stacks, cuda.current) for stack in stacks.values()] == [1, 1]
+    again.detach()
+    cuda.libcuda.pop_context()  # where detaching one that is not current had put it
+    bench.finish()
+    cuda.assert_clean()
+
+
+@pytest.mark.parametrize("popped_first", [False, True])
+def test_a_released_context_that_stays_on_the_drivers_stack_is_told(
+    bench: Bench, cuda: FakeCuda, popped_first: bool
+) -> None:
+    for memory in (bench.device, bench.host.base, bench.back.base):
+        memory.free()
+    bench.one = bench.two = bench.event = None
+    if popped_first:  # detaching puts it back
+        bench.driver.Context.pop()
+    bench.context.detach()
+    with pytest.raises(errors.LogicError, match="context is destroyed"):
+        bench.driver.mem_get_info()
+    with pytest.raises(AssertionError, match="a released context is still current"):
+        cuda.assert_clean()
+    cuda.libcuda.pop_context()
+    cuda.assert_clean()
+
+
+def test_a_dead_context_can_be_detached_but_not_popped(bench: Bench, cuda: FakeCuda) -> None:
+    cuda.fail_next("cuMemAlloc", "CUDA_ERROR_ILLEGAL_ADDRESS")
+    with pytest.raises(errors.LogicError, match="cuMemAlloc"):
+        bench.driver.mem_alloc(4)
+    with pytest.raises(errors.LogicError, match="cuCtxPopCurrent failed: an illegal memory access"):
+        bench.driver.Context.pop()
+    assert "a context is still pushed: PyCUDA aborts the process" in cuda.leaks()
+    bench.context.detach()
+    cuda.libcuda.pop_context()
+    cuda.assert_clean()
+
+
 # Errors
 
 
@@ -97,13 +139,30 @@ def test_a_sticky_error_stays_until_the_context_is_reset(bench: Bench, cuda: Fak
         with pytest.raises(errors.LogicError, match="an illegal memory access was encountered"):
             call()
     bench.device.free()  # a clean-up call that fails is only printed
-    bench.driver.Context.pop()
     bench.context.detach()
+    cuda.libcuda.pop_context()
     cuda.libcuda.reset_primary_context(0)
     again = Bench(cuda)
     again.copy_in()
     again.finish()
     cuda.assert_clean()
+
+
+def test_where_nothing_revives_a_device_every_call_fails_for_good() -> None:
+    with FakeCuda(revives=False) as cuda:
+        bench = Bench(cuda)
+        cuda.fail_next("cuStreamSynchronize", "CUDA_ERROR_ILLEGAL_ADDRESS")
+        with pytest.raises(errors.LogicError):
+            bench.one.synchronize()
+        bench.context.detach()
+        cuda.libcuda.pop_context()
+        with pytest.raises(
+            CudaCallError, match="cuDevicePrimaryCtxReset_v2 failed: an illegal memory access"
+        ):
+            cuda.libcuda.reset_primary_context(0)
+        with pytest.raises(errors.LogicError, match="cuDevicePrimaryCtxRetain failed: an illegal memory"):
+            bench.driver.Device(0).retain_primary_context()
+        cuda.assert_clean()
 
 
 def test_after_a_reset_old_objects_are_dead(bench: Bench, cuda: FakeCuda) -> None:

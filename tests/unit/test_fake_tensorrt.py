@@ -65,8 +65,8 @@ class Bench:
         for memory in (self.host.base, self.back.base, self.input, self.output):
             memory.free()
         self.engine = self.stream = self.other = stream = None
-        self.driver.Context.pop()
         self.context.detach()
+        self.cuda.libcuda.pop_context()
 
 
 @pytest.fixture(scope="module")
