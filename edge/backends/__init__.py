@@ -60,7 +60,7 @@ class EngineOptions:
         batch: the most pictures a slot takes; its buffers are made for as many.
         streams: how many slots may execute side by side; each adds the thread that runs it.
         size: height and width of picture inputs whose graph leaves them open.
-        gpu: number of the GPU, for runtimes that use one.
+        gpu: number of the GPU, for runtimes that use one; None for the first that the engine was made for.
         graphs: launch the work of a batch as one CUDA graph where shapes stay the same.
         outputs: names of the outputs that are wanted in host memory; None for all.
         picture: how pictures are fitted into the input, for engines that do it on the device.
@@ -73,7 +73,7 @@ class EngineOptions:
     batch: int = 1
     streams: int = 1
     size: tuple[int, int] | None = None
-    gpu: int = 0
+    gpu: int | None = None
     graphs: bool = True
     outputs: tuple[str, ...] | None = None
     picture: InputConfig | None = None

@@ -38,7 +38,7 @@ def load(path: Path, options: EngineOptions) -> OrtCudaEngine:
             f"ONNX Runtime cannot run {path}", "it is no ONNX file", "use --target cpu with this backend"
         )
     _check(path, options)
-    device = open_device(options.gpu)
+    device = open_device(options.gpu or 0)
     try:
         return OrtCudaEngine(ort, device, path, options)
     except BaseException:
@@ -84,7 +84,7 @@ class OrtCudaEngine(DeviceEngine):
         super().__init__(device, path, options)
         self.compute = device.stream(URGENT)
         settings = {
-            "device_id": options.gpu,
+            "device_id": device.index,
             "user_compute_stream": str(self.compute.handle),
             "do_copy_in_default_stream": "1",
         }
@@ -174,5 +174,5 @@ class _Executor:
         for specs, bind in ((owner.inputs, binding.bind_input), (owner.outputs, binding.bind_output)):
             for spec in specs:
                 shape = (self._rows, *spec.shape[1:])
-                bind(spec.name, "cuda", owner.options.gpu, spec.dtype, shape, self._addresses[spec.name])
+                bind(spec.name, "cuda", owner.device.index, spec.dtype, shape, self._addresses[spec.name])
         return binding

@@ -7,6 +7,7 @@ slot does in which order in `edge.cuda.slot`, and what differs between versions 
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ class TensorRTBackend:
         from edge.backends.trt_engine import TensorRTEngine
         from edge.cuda.device import open_device
 
-        device = open_device(options.gpu)
+        device = open_device(_gpu(options))
         try:
             _check_driver(device, caps, trt.__version__)
             _check_gpu(path, device, options.expected)
@@ -88,6 +89,18 @@ def _read(path: Path, expected: Expectation | None) -> bytes:
             "build it again, and find out who writes to the engine store",
         )
     return content
+
+
+def _gpu(options: EngineOptions) -> int:
+    """The GPU that was asked for, else the first one that the engine was compiled for."""
+    from edge.cuda.device import find_gpu
+
+    wanted = options.expected.compute_capability if options.expected else None
+    if options.gpu is not None or wanted is None:
+        return options.gpu or 0
+    with suppress(RuntimeFault):  # there is none: `_check_gpu` says what there is instead
+        return find_gpu(wanted)
+    return 0
 
 
 def _check_driver(device: Device, caps: Capabilities, version: str) -> None:

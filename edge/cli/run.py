@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--engines", type=Path, metavar="DIR", default=Path("engines"), help="the engine store")
     add("--threads", type=_positive, metavar="N", default=0, help="processor threads (default: all)")
     add("--max-age-ms", type=_positive_float, metavar="MS", help="drop frames of live feeds older than this")
-    add("--gpu", type=_whole, metavar="N", default=0, help="which GPU (default: the first)")
+    add("--gpu", type=_whole, metavar="N", help="which GPU (default: the first that the engine is for)")
     add("--slots", type=_slots, metavar="N", help="batches in flight, 1 to 4 (default: 2)")
     add("--batch", type=_positive, metavar="N", default=1, help="most frames of one inference (default: 1)")
     add(

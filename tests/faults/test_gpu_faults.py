@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from edge.errors import (
     RuntimeFault,
     StoreError,
 )
+from edge.manifest import sha256
 from edge.sources import Picture
 from edge.stream.run import Run
 
@@ -97,6 +99,40 @@ def test_another_process_holds_the_gpu(
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
     install(monkeypatch, cuda, tmp_path)
     refused(plan(tmp_path), RuntimeFault, "no GPU 3: the driver sees 1", gpu=3)
+
+
+@pytest.fixture
+def two_gpus(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A T4 comes first, the GPU that engines are compiled for second."""
+
+    class Device(cuda.driver.Device):  # type: ignore[misc,name-defined]
+        def __init__(self, index: int) -> None:
+            super().__init__(0)
+            self.index = index
+
+        @classmethod
+        def count(cls) -> int:
+            return 2
+
+        def compute_capability(self) -> tuple[int, int]:
+            return cuda.capability if self.index else (7, 5)
+
+    monkeypatch.setattr(cuda.driver, "Device", Device)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_of_several_gpus_an_engine_gets_the_one_it_was_compiled_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    install(monkeypatch, cuda, tmp_path)
+    path = plan(tmp_path)
+    expected = Expectation(sha256(path), compute_capability=cuda.capability)
+    with closing(load(path, expected=expected)) as engine:
+        assert engine.device.index == 1
+    refused(path, StoreError, "compiled for", expected=expected, gpu=0)  # asked for, so it stays
+    absent = Expectation(sha256(path), compute_capability=(8, 9))
+    assert "has 7.5" in refused(path, StoreError, "compiled for", expected=absent).why
+    cuda.assert_clean()
 
 
 # ---------------------------------------------------------------------- the engine
