@@ -151,7 +151,8 @@ class _Executor:
         self._addresses[name] = address
 
     def enqueue(self, stream: Stream) -> None:
-        """The session's stream works between two events of the slot's."""
+        """The session's stream works between two events of the slot's, also where the session gives up
+        half-way: it may have enqueued kernels by then, and the slot waits for its own streams alone."""
         binding = self._bindings.get(self._rows) or self._bound()
         compute = self._owner.compute
         self._ready.record(stream)
@@ -160,8 +161,9 @@ class _Executor:
             self._owner.session.run_with_iobinding(binding, self._owner.run_options)
         except Exception as e:  # the runtime's exceptions share no base class
             raise RuntimeFault(f"{self._owner.path.name}: inference failed", one_line(e)) from e
-        self._done.record(compute)
-        stream.wait(self._done)
+        finally:
+            self._done.record(compute)
+            stream.wait(self._done)
 
     def free(self) -> None:
         self._bindings.clear()

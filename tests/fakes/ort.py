@@ -24,10 +24,14 @@ class FakeOnnxRuntime:
     Args:
         starts: False: the provider is listed but does not start, as without cuDNN; the runtime falls back to
             the processor then, with a warning only.
+
+    Attributes:
+        fails_half_way: let the next execution raise after its kernels were enqueued.
     """
 
     def __init__(self, cuda: FakeCuda, starts: bool = True) -> None:
         self.cuda, self.starts = cuda, starts
+        self.fails_half_way = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(onnxruntime, name)
@@ -72,6 +76,9 @@ class Session:
         cuda.call("cuLaunchKernel")
         reads, writes = (tuple(spans[t.name] for t in side) for side in (found.inputs, found.outputs))
         cuda.submit(cuda.queue(self._stream, "cuLaunchKernel"), Work("execute", reads, writes, run, ()))
+        if self.module.fails_half_way:
+            self.module.fails_half_way = False
+            raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned")
 
 
 class Binding:
