@@ -39,6 +39,7 @@ class Setup:
         lent: sources decode into page-locked frame buffers.
         live: newest frame wins, others are dropped; without it readers wait.
         stalls: seconds that the source takes now and then for a frame.
+        in_order: executions of different slots follow each other.
         frames: pictures of each feed, by their index in `PICTURES`.
     """
 
@@ -50,6 +51,7 @@ class Setup:
     on_device: bool = False
     lent: bool = False
     graphs: bool = True
+    in_order: bool = True
     warm: bool = False
     live: bool = False
     stalls: float = 0.0
@@ -68,6 +70,7 @@ class Setup:
             on_device=on_device,
             lent=on_device and dice.random() < 0.7,
             graphs=dice.random() < 0.7,
+            in_order=dice.random() < 0.5,
             warm=dice.random() < 0.3,
             live=dice.random() < 0.15,
             stalls=dice.choice((0.0, 0.0, 0.0, 0.001)),
@@ -139,7 +142,9 @@ class Workplace:
     def _network(self, setup: Setup) -> Network:
         config = config_of(self.graph)
         picture = config.input if setup.on_device else None
-        options = EngineOptions(batch=setup.batch, graphs=setup.graphs, picture=picture)
+        options = EngineOptions(
+            batch=setup.batch, graphs=setup.graphs, in_order=setup.in_order, picture=picture
+        )
         engine = backend(setup.runtime).load(self._engine(setup.runtime), options)
         assert engine.takes_pictures == setup.on_device
         return Network(

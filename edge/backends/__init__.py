@@ -11,7 +11,7 @@ and imports its runtime inside `load`. `contract/test_backends.py` runs over the
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -61,6 +61,8 @@ class EngineOptions:
         streams: how many slots may execute side by side; each adds the thread that runs it.
         size: height and width of picture inputs whose graph leaves them open.
         gpu: number of the GPU, for runtimes that use one; None for the first that the engine was made for.
+        in_order: executions of different slots follow each other instead of sharing the GPU: each takes no
+            longer than alone (live feeds); side by side, small networks give more results a second (files).
         graphs: launch the work of a batch as one CUDA graph where shapes stay the same.
         outputs: names of the outputs that are wanted in host memory; None for all.
         picture: how pictures are fitted into the input, for engines that do it on the device.
@@ -74,6 +76,7 @@ class EngineOptions:
     streams: int = 1
     size: tuple[int, int] | None = None
     gpu: int | None = None
+    in_order: bool = True
     graphs: bool = True
     outputs: tuple[str, ...] | None = None
     picture: InputConfig | None = None
@@ -108,6 +111,10 @@ class Slot(Protocol):
             RuntimeFault: the runtime refuses the batch; the slot can be used again.
             DeviceLost: the GPU's context is dead; the engine has to be loaded again.
         """
+        ...
+
+    def done(self) -> bool:
+        """Whether `wait` would return at once."""
         ...
 
     def wait(self) -> Mapping[str, Array]:
@@ -175,11 +182,23 @@ class Engine(Protocol):
         ...
 
 
-class FrameBuffers(Protocol):
-    """Memory that sources may decode into, so that frames reach the device without another copy."""
+class Lender(Protocol):
+    """Gives one reader page-locked memory, so that its frames reach the device without another copy."""
 
-    def lend(self) -> Callable[[tuple[int, ...]], Image]:
-        """For one reader: gives an uninitialised uint8 array of a shape, in any thread."""
+    def __call__(self, shape: tuple[int, ...]) -> Image:
+        """An uninitialised uint8 array to decode into."""
+        ...
+
+    def copy(self, image: Image) -> Image:
+        """The picture in page-locked memory; itself, if there is none to be had."""
+        ...
+
+
+class FrameBuffers(Protocol):
+    """Page-locked memory for frames."""
+
+    def lend(self, buffers: int) -> Lender:
+        """For a reader that has up to `buffers` frames on their way."""
         ...
 
 

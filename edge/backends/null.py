@@ -94,6 +94,9 @@ class NullSlot:
             engine.busy_until = max(engine.busy_until, time.perf_counter()) + engine.delay
             self._finish = engine.busy_until
 
+    def done(self) -> bool:
+        return self._finish is None or time.perf_counter() >= self._finish
+
     def wait(self) -> Mapping[str, Array]:
         if self._finish is None:
             raise RuntimeFault("a slot was waited for", "nothing was submitted")

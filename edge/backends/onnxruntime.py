@@ -232,6 +232,10 @@ class OrtSlot:
         self._finished.acquire()
         self._engine._jobs.put(self._execute)
 
+    def done(self) -> bool:
+        """Whether the worker has finished the batch."""
+        return not self._finished.locked()
+
     def wait(self) -> Mapping[str, Array]:
         """Outputs by name, valid until the next `submit`.
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _NAMED = re.compile(r"([A-Za-z0-9][\w-]*)=(.+)", re.DOTALL)
 _STATUS_SECONDS = 0.25
+SWITCH_SECONDS = 0.5e-3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
         network = _open_network(args, any(feed.source.live for feed in feeds))
         opened.callback(network.close)
         network.warm_up()
+        if network.engine.takes_pictures:
+            # Driver calls let go of Python's lock; a reader in pure Python would hold on to it for 5 ms.
+            sys.setswitchinterval(SWITCH_SECONDS)
         sinks = _open_sinks(args, feeds)  # last: opening a file empties it
         from edge.stream.run import Run
 

@@ -15,7 +15,7 @@ import numpy as np
 from edge.config import InputConfig
 from edge.cuda.buffers import Exchange
 from edge.cuda.device import Device
-from edge.cuda.slot import DeviceSlot, Executor, Feeder, TensorFeeder
+from edge.cuda.slot import DeviceSlot, Executor, Feeder, TensorFeeder, Turn
 from edge.cuda.timeline import Timeline
 from edge.errors import EdgeError, RuntimeFault
 from edge.types import Array, TensorSpec
@@ -53,12 +53,14 @@ def assemble(
     picture: Fitting | None,
     wanted: Sequence[str] | None,
     label: str,
+    turn: Turn | None = None,
 ) -> DeviceSlot:
     """A slot for batches of up to `rows`.
 
     Args:
         picture: how pictures are fitted into the one input on the device; None for tensors from the host.
         wanted: outputs that are copied to the host; None for all.
+        turn: of the slots that execute one after the other.
 
     Raises:
         OutOfDeviceMemory: there is no room.
@@ -71,7 +73,7 @@ def assemble(
         _check_batch((*inputs, *outputs), rows, label)
         feeder = _feeder(device, executor, inputs, picture, parts)
         fetched = _outputs(device, executor, outputs, wanted, parts)
-        slot = DeviceSlot(device, timeline, feeder, executor, fetched, rows, label)
+        slot = DeviceSlot(device, timeline, feeder, executor, fetched, rows, label, turn)
         slot.parts = parts.pop_all()
     return slot
 

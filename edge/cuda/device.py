@@ -6,12 +6,14 @@ is current there until the device is closed, and only that thread makes CUDA cal
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from edge.cuda.buffers import CopiedExchange, DeviceArray, Exchange, MappedExcha
 from edge.cuda.driver import bindings, cuda_errors, fault
 from edge.cuda.libcuda import CudaCallError
 from edge.cuda.resource import Resource
-from edge.errors import RuntimeFault
+from edge.errors import DeviceLost, RuntimeFault
 
 if TYPE_CHECKING:
     from edge.cuda.pool import FramePool
@@ -41,8 +43,11 @@ def open_device(index: int = 0) -> Device:
     Raises:
         MissingPackage: PyCUDA is not installed.
         RuntimeFault: no driver, no such GPU, or another process holds it.
+        DeviceLost: its context is dead and other engines still have to be closed.
     """
     device = _open.get(index)
+    if device is not None and device.lost:
+        raise DeviceLost(f"the context of {device.name} is dead", "", "close its engines first")
     if device is None:
         device = _open[index] = Device(index)
     device.users += 1
@@ -85,13 +90,11 @@ class Device:
 
     Attributes:
         integrated: processor and GPU share one memory (Jetson): nothing needs to be copied.
-        generation: counts contexts: a buffer of an earlier one is gone.
-        lost: the context is dead; set by whoever meets the error, undone by `reset`.
+        lost: the context is dead; set by whoever meets the error. The last `close` has it destroyed.
     """
 
     def __init__(self, index: int) -> None:
         self.index, self.users = index, 0
-        self.generation = 0
         self.lost = False
         self.counters = Counters()
         self._cuda = bindings()
@@ -134,7 +137,9 @@ class Device:
     def free_memory(self) -> int:
         """Bytes that nobody uses, this process or another."""
         with cuda_errors("cannot ask the GPU's memory"):
-            return int(self._cuda.driver.mem_get_info()[0])
+            free = int(self._cuda.driver.mem_get_info()[0])
+        # On a Jetson the driver does not count what the system's file cache would give back.
+        return max(free, available_memory()) if self.integrated else free
 
     def stream(self, priority: int = 0) -> Stream:
         self._check_thread()
@@ -178,30 +183,28 @@ class Device:
     def close(self) -> None:
         """Give back one `open_device`; the last one frees what is left and lets go of the context."""
         self.users -= 1
-        if self.lost:
-            self.reset()
         if self.users == 0 and _open.pop(self.index, None) is not None:
             self._check_thread()
-            self._free_all()
-            self._leave()
+            if self.lost:
+                self._bury()
+                self._forget_context()
+            else:
+                self._free_all()
+                self._leave()
 
-    def reset(self) -> None:
-        """Make the context anew after a `DeviceLost`: all buffers, streams and engines in it are gone.
-
-        Raises:
-            RuntimeFault: the GPU does not come back.
-        """
-        self._check_thread()
-        self.generation += 1
+    def _bury(self) -> None:
+        """Leave a dead context; what lived in it is dropped once PyCUDA knows that it is gone."""
         self._dead += list(self._resources)
         self._resources.clear()
         self._leave()
         self._dead.clear()
-        self.lost = False
-        with cuda_errors(f"cannot reset {self.name}"):
+
+    def _forget_context(self) -> None:
+        """Let the driver destroy the primary context, so that the next one is new."""
+        try:
             self._cuda.libcuda.reset_primary_context(self.index)
-            self._context = self._handle.retain_primary_context()
-            self._context.push()
+        except CudaCallError as e:  # the next `open_device` meets it, and says so
+            log.warning("%s does not come back: %s", self.name, e)
 
     def _free_all(self) -> None:
         if self._frames is not None:
@@ -210,12 +213,16 @@ class Device:
             resource.free()
 
     def _leave(self) -> None:
-        """PyCUDA ends the process if a context is still pushed when it is unloaded."""
+        """Let go of the context. PyCUDA ends the process if one is still pushed when it is unloaded.
+
+        `detach` takes it off PyCUDA's own stack without a call that a dead context could fail; the driver's
+        stack it leaves as it is.
+        """
         try:
-            self._cuda.driver.Context.pop()
             self._context.detach()
-        except self._cuda.driver.Error as e:  # a dead context: there is nothing to let go of
+        except self._cuda.driver.Error as e:
             log.debug("leaving the context of %s: %s", self.name, e)
+        self._cuda.libcuda.pop_context()
 
     def _check_thread(self) -> None:
         if threading.get_ident() != self._owner:
@@ -241,11 +248,13 @@ class Stream(Resource):
 
     def _set_priority(self, priority: int) -> None:
         """PyCUDA makes streams of default priority; drivers before CUDA 12 cannot change it afterwards."""
+        libcuda = self.device._cuda.libcuda
         try:
-            self.device._cuda.libcuda.set_priority(self.handle, priority)
-            self.priority = self.device._cuda.libcuda.priority(self.handle)
+            least, most = libcuda.priority_range()
+            libcuda.set_priority(self.handle, max(most, min(least, priority)))
+            self.priority = libcuda.priority(self.handle)
         except CudaCallError as e:
-            log.debug("stream priority %d was not granted: %s", priority, e)
+            log.info("executing engines has no priority over preparing pictures on this driver: %s", e)
 
     def wait(self, event: Event) -> None:
         """What is enqueued from now on starts after `event`."""
@@ -304,6 +313,7 @@ class CapturedGraph(Resource):
                 self._executable = self._libcuda.instantiate(graph)
             finally:
                 self._libcuda.destroy_graph(graph)
+        device.counters.device += 1
         self._made()
 
     def _record(self, stream: Stream, enqueue: Callable[[Stream], None]) -> int:
@@ -321,6 +331,24 @@ class CapturedGraph(Resource):
 
     def _release(self) -> None:
         self._libcuda.destroy_executable(self._executable)
+
+
+def available_memory() -> int:
+    """Bytes of host memory that can be had without swapping; 0 where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), 0)
+
+
+@atexit.register
+def _leave_all() -> None:
+    """An error may end the program with a device open; its own exit code is what it should end with."""
+    for index in list(_open):
+        device = _open.pop(index)
+        device.lost = True  # nothing is worth freeing any more
+        device._bury()
 
 
 def guarded(what: str, error: Exception) -> RuntimeFault | None:

@@ -29,11 +29,16 @@ STICKY = frozenset(
         "CUDA_ERROR_ECC_UNCORRECTABLE",
         "CUDA_ERROR_NVLINK_UNCORRECTABLE",
         "CUDA_ERROR_CONTEXT_IS_DESTROYED",
+        "CUDA_ERROR_CONTAINED",
+        "CUDA_ERROR_TENSOR_MEMORY_LEAK",
+        "CUDA_ERROR_EXTERNAL_DEVICE",
+        "CUDA_ERROR_MPS_CLIENT_TERMINATED",
         "CUDA_ERROR_UNKNOWN",
     }
 )
-"""After one of these every call in the context fails until the context is made anew (CUDA driver API,
-enum CUresult: "leaves the process in an inconsistent state")."""
+"""After one of these every call in the context fails: it "leaves the process in an inconsistent state and any
+further CUDA work will return the same error. To continue using CUDA, the process must be terminated and
+relaunched" (cuda.h, enum CUresult). Making the context anew is an attempt that some drivers allow."""
 
 _ADVICE = {
     "CUDA_ERROR_NO_DEVICE": ("the driver sees no GPU", "check nvidia-smi; in a container: --gpus all"),
@@ -71,9 +76,21 @@ def bindings() -> Bindings:
     libcuda = LibCuda()  # first: without a driver PyCUDA's own import error would be the message
     try:
         import pycuda.driver as driver
-    except ImportError as e:
+    except ModuleNotFoundError as e:
+        if e.name not in ("pycuda", "pycuda.driver"):
+            raise _broken(e) from e
         raise missing_package("pycuda", "gpu", "running on an NVIDIA GPU") from e
+    except ImportError as e:
+        raise _broken(e) from e
     return started(Bindings(driver, libcuda))
+
+
+def _broken(error: ImportError) -> RuntimeFault:
+    return RuntimeFault(
+        "PyCUDA is installed and cannot be imported",
+        str(error),
+        "build it again for this CUDA: pip install --force-reinstall --no-binary :all: pycuda",
+    )
 
 
 def started(found: Bindings) -> Bindings:

@@ -10,7 +10,7 @@ from edge.backends import EngineOptions
 from edge.cuda.assembly import Bindable, Fitting, assemble, fill, fitting
 from edge.cuda.device import Device
 from edge.cuda.pool import FramePool
-from edge.cuda.slot import DeviceSlot
+from edge.cuda.slot import DeviceSlot, Turn
 from edge.cuda.timeline import Timeline
 from edge.errors import RuntimeFault
 from edge.types import Array, TensorSpec
@@ -28,6 +28,8 @@ class DeviceEngine(ABC):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch: int
+    one_stream = False
+    """Whether the runtime itself executes one batch after the other."""
 
     def __init__(self, device: Device, path: Path, options: EngineOptions) -> None:
         self.device, self.path, self.options = device, path, options
@@ -41,6 +43,7 @@ class DeviceEngine(ABC):
         self.inputs, self.outputs, self.batch = inputs, outputs, batch
         self._fitting = fitting(self.device, self.options.picture, inputs)
         self._timeline = Timeline(self.device)
+        self._turn = Turn() if self.options.in_order or self.one_stream else None
         self._open = True
 
     @abstractmethod
@@ -63,7 +66,7 @@ class DeviceEngine(ABC):
     @property
     def allocations(self) -> int:
         """Host and device buffers made so far."""
-        return self.device.counters.total
+        return self.device.counters.total + self.frames.misses
 
     def slot(self) -> DeviceSlot:
         """A new slot with buffers, streams and an execution context of its own.
@@ -107,7 +110,15 @@ class DeviceEngine(ABC):
         if not self._open:
             raise RuntimeFault(f"{self.path.name}: the engine is closed")
         made = self._fitting if pictures else None
-        label = self.path.name
-        slot = assemble(self.device, self._timeline, self._executor(), self.batch, made, wanted, label)
+        slot = assemble(
+            self.device,
+            self._timeline,
+            self._executor(),
+            self.batch,
+            made,
+            wanted,
+            self.path.name,
+            self._turn,
+        )
         self._slots.append(slot)
         return slot

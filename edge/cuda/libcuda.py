@@ -7,6 +7,7 @@ and addresses as plain integers.
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
 from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
 from typing import Any
 
@@ -62,8 +63,19 @@ class LibCuda:
             self._names = {description: name for description, name in texts if description and name}
         return self._names
 
+    def pop_context(self) -> None:
+        """Take the current context off the thread's stack, whatever state it is in."""
+        with suppress(CudaCallError):
+            self._call("cuCtxPopCurrent_v2", byref(c_void_p()))
+
+    def priority_range(self) -> tuple[int, int]:
+        """The least and the most urgent priority of this device, (0, -5) for example."""
+        least, most = c_int(), c_int()
+        self._call("cuCtxGetStreamPriorityRange", byref(least), byref(most))
+        return least.value, most.value
+
     def set_priority(self, stream: int, priority: int) -> None:
-        """Lower is more urgent; 0 is the default, −5 the most urgent of current GPUs."""
+        """Lower is more urgent, within `priority_range`; 0 is the default."""
         value = _AttributeValue(priority=priority)
         self._call("cuStreamSetAttribute", c_void_p(stream), c_int(_PRIORITY), byref(value))
 

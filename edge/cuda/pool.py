@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,41 +20,39 @@ log = logging.getLogger(__name__)
 
 _PAGE = 4096
 
+MOST_BYTES = 1 << 30
+"""Page-locked memory is taken from everyone; beyond this, frames take ordinary memory."""
+MOST_SIZES = 4
+"""Picture sizes of one reader that get buffers: a feed has one, a folder may have a new one in every file."""
+
+Shape = tuple[int, ...]
+
 
 class FramePool:
     """Buffers of one or more picture sizes.
 
-    `take` may be called from any thread; everything else from the thread that owns the device.
+    Readers use a `Lender` each; `provide_wanted` and `close` belong to the device's thread.
 
-    Args:
-        count: buffers for each reader and picture size: those in slots, waiting, and in the sinks' queues.
+    Attributes:
+        misses: frames for which no buffer was free; they took ordinary memory and cost a copy.
     """
 
-    def __init__(self, device: Device, count: int = 10) -> None:
-        self.device, self.count, self.readers = device, count, 0
-        self._free: dict[tuple[int, ...], deque[Image]] = {}
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.misses = 0
+        self._free: dict[Shape, deque[Image]] = {}
         self._registered: dict[int, Image] = {}
         """Whole buffers by their address."""
-        self._wanted: set[tuple[int, ...]] = set()
-        """Sizes that were asked for and are not there yet."""
-        self._generation = device.generation
+        self._wanted: deque[tuple[Shape, int]] = deque()
+        """Sizes that a reader has asked for the first time, and how many buffers it needs."""
 
-    def lend(self) -> Callable[[tuple[int, ...]], Image]:
-        """`take`, for one more reader."""
-        self.readers += 1
-        return self.take
+    def lend(self, buffers: int) -> Lender:
+        """Buffers for one reader.
 
-    def take(self, shape: tuple[int, ...]) -> Image:
-        """An uninitialised uint8 array: page-locked if this size is known and one is free."""
-        free = self._free.get(shape)
-        if free:
-            try:
-                return np.asarray(_Lease(free.popleft(), free))
-            except IndexError:  # another reader was faster
-                pass
-        elif free is None:
-            self._wanted.add(shape)
-        return np.empty(shape, np.uint8)
+        Args:
+            buffers: frames of this reader that may be on their way at the same time.
+        """
+        return Lender(self, buffers)
 
     def holds(self, image: Image) -> bool:
         """Whether `image` is one of the pool's buffers, from its first byte to its last."""
@@ -63,26 +60,9 @@ class FramePool:
         return whole is not None and image.nbytes == whole.nbytes and image.flags.c_contiguous
 
     def provide_wanted(self) -> None:
-        """Make buffers for the sizes that readers asked for."""
-        self._renew()
+        """Make the buffers that readers have asked for."""
         while self._wanted:
-            self._provide(self._wanted.pop())
-
-    def _provide(self, shape: tuple[int, ...]) -> None:
-        """Where the driver refuses, readers keep ordinary memory and copies cost the processor more."""
-        if shape in self._free:
-            return
-        free: deque[Image] = deque()
-        try:
-            for _ in range(self.count * max(1, self.readers)):
-                buffer = _aligned(shape)
-                self.device._cuda.libcuda.register_host(buffer.ctypes.data, buffer.nbytes)
-                self.device.counters.host += 1
-                self._registered[buffer.ctypes.data] = buffer
-                free.append(buffer)
-        except CudaCallError as e:
-            log.info("page-locked frame buffers: %s", e)
-        self._free[shape] = free
+            self._provide(*self._wanted.popleft())
 
     def address(self, image: Image) -> int:
         """Where an integrated GPU sees the buffer."""
@@ -92,20 +72,71 @@ class FramePool:
         """Unregister everything; arrays that are still in use stay valid. A second call does nothing."""
         self._free.clear()
         buffers, self._registered = self._registered, {}
-        if self._generation != self.device.generation:
-            return  # the context that knew them is gone
+        if self.device.lost:
+            return  # the context that knew them is dead
         for address in buffers:
             try:
                 self.device._cuda.libcuda.unregister_host(address)
             except CudaCallError as e:
                 log.debug("unregistering a frame buffer: %s", e)
 
-    def _renew(self) -> None:
-        """After a reset of the device nothing is registered any more."""
-        if self._generation != self.device.generation:
-            self._generation = self.device.generation
-            self._free.clear()
-            self._registered.clear()
+    def ask(self, shape: Shape, buffers: int) -> None:
+        """A reader has met a picture size for the first time."""
+        self._wanted.append((shape, buffers))
+
+    def take(self, shape: Shape) -> Image | None:
+        """A buffer; None if none of this size was made or all are on their way."""
+        free = self._free.get(shape)
+        if free is None:
+            return None
+        try:
+            return np.asarray(_Lease(free.popleft(), free))
+        except IndexError:
+            self.misses += 1
+            return None
+
+    def _provide(self, shape: Shape, count: int) -> None:
+        """Where the driver refuses, readers keep ordinary memory and copies cost the loop more."""
+        made: list[Image] = []
+        room = MOST_BYTES - sum(buffer.nbytes for buffer in self._registered.values())
+        try:
+            for _ in range(min(count, room // max(1, int(np.prod(shape))))):
+                buffer = _aligned(shape)
+                self.device._cuda.libcuda.register_host(buffer.ctypes.data, buffer.nbytes)
+                self.device.counters.host += 1
+                self._registered[buffer.ctypes.data] = buffer
+                made.append(buffer)
+        except CudaCallError as e:
+            log.info("page-locked frame buffers: %s", e)
+        if made:
+            self._free.setdefault(shape, deque()).extend(made)
+
+
+class Lender:
+    """A reader's way to the pool; its methods may be called by the reader's thread."""
+
+    def __init__(self, pool: FramePool, buffers: int) -> None:
+        self._pool, self._buffers = pool, buffers
+        self._asked: set[Shape] = set()
+
+    def __call__(self, shape: Shape) -> Image:
+        """An uninitialised uint8 array to decode into: page-locked, if one is free."""
+        buffer = self._take(shape)
+        return np.empty(shape, np.uint8) if buffer is None else buffer
+
+    def copy(self, image: Image) -> Image:
+        """The picture in a page-locked buffer; itself, if none is free."""
+        buffer = self._take(image.shape)
+        if buffer is None:
+            return image
+        np.copyto(buffer, image)
+        return buffer
+
+    def _take(self, shape: Shape) -> Image | None:
+        if shape not in self._asked and len(self._asked) < MOST_SIZES:
+            self._asked.add(shape)
+            self._pool.ask(shape, self._buffers)
+        return self._pool.take(shape)
 
 
 class _Lease:
@@ -121,7 +152,7 @@ class _Lease:
         self._free.append(self._buffer)
 
 
-def _aligned(shape: tuple[int, ...]) -> Image:
+def _aligned(shape: Shape) -> Image:
     """Zeros on pages of their own: registering locks whole pages."""
     size = int(np.prod(shape))
     block = np.zeros(size + 2 * _PAGE, np.uint8)

@@ -18,7 +18,6 @@ class Resource:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._generation = device.generation
 
     def _made(self) -> None:
         """The last line of a constructor: what was not finished is not there to be freed."""
@@ -26,7 +25,7 @@ class Resource:
 
     def free(self) -> None:
         """Give it back; a second call does nothing. No work that uses it may be in flight."""
-        if self._generation != self.device.generation or self not in self.device._resources:
+        if self not in self.device._resources:
             return
         self.device._resources.discard(self)
         if self.device.lost:

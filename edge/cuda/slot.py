@@ -6,7 +6,8 @@
 While one slot executes, the feed stream of another copies and preprocesses, and results of a third are
 copied out. The work stream is the more urgent one: what prepares frame N+1 does not slow down frame N. The
 processor enqueues all of it at once and waits for `done` alone, before it reads outputs or fills the slot
-again; that is all the ordering there is between two batches of one slot.
+again; that is all the ordering there is between two batches of one slot. Executions of different slots follow
+each other if they share a `Turn`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Protocol, TypeVar
 
 from edge.backends import DEVICE_STAGES, Span
 from edge.cuda.buffers import Exchange
-from edge.cuda.device import URGENT, CapturedGraph, Device, Stream, guarded
+from edge.cuda.device import URGENT, CapturedGraph, Device, Event, Stream, guarded
 from edge.cuda.timeline import Timeline
 from edge.errors import DeviceLost, RuntimeFault
 from edge.preprocess import Placement
@@ -29,6 +30,10 @@ T = TypeVar("T")
 
 STEADY = 3
 """Batches of the same size in a row after which a CUDA graph is recorded: recording costs milliseconds."""
+
+
+MOST_STEADY = 1000
+"""The same, at most: it doubles with every graph that was given up."""
 
 
 class Feeder(Protocol):
@@ -67,12 +72,20 @@ class Executor(Protocol):
         ...
 
 
+class Turn:
+    """Lets the executions of several slots follow each other: who executed last."""
+
+    def __init__(self) -> None:
+        self.last: Event | None = None
+
+
 class DeviceSlot:
     """Buffers, streams, events and an execution context that one batch in flight owns.
 
     Args:
         rows: the most pictures of a batch.
         outputs: by name, batch first.
+        turn: shared with the slots whose executions come before and after; None to execute beside them.
     """
 
     def __init__(
@@ -84,6 +97,7 @@ class DeviceSlot:
         outputs: Mapping[str, Exchange],
         rows: int,
         label: str,
+        turn: Turn | None = None,
     ) -> None:
         self._device, self._timeline, self._label = device, timeline, label
         self._feeder, self._executor, self._outputs, self._rows = feeder, executor, dict(outputs), rows
@@ -94,7 +108,9 @@ class DeviceSlot:
         self._views = {n: {name: o.host[:n] for name, o in outputs.items()} for n in range(1, rows + 1)}
         self.parts = ExitStack()
         """What is freed with the slot: memory of its tensors, its feeder and its execution context."""
+        self._turn = turn
         self._graph: CapturedGraph | None = None
+        self._steady = STEADY
         self._in_a_row = 0
         self._size = 0
         self._busy = False
@@ -123,6 +139,13 @@ class DeviceSlot:
         self._checked(lambda: self._enqueue(rows), f"{self._label}: the GPU refuses a batch")
         self._busy = True
 
+    def done(self) -> bool:
+        """Whether `wait` would return at once."""
+        try:
+            return not self._busy or self._done.done()
+        except Exception:  # `wait` meets it too, and says what it is
+            return True
+
     def wait(self) -> Mapping[str, Array]:
         """Outputs by name, valid until the next `submit`; see `edge.backends.Slot`."""
         if not self._busy:
@@ -147,6 +170,8 @@ class DeviceSlot:
         """Wait for what is in flight and give everything back."""
         with suppress(Exception):  # a dead context has nothing in flight
             self._drain()
+        if self._turn is not None and self._turn.last is self._executed:
+            self._turn.last = None
         if self._graph is not None:
             self._graph.free()
         self.parts.close()
@@ -156,6 +181,7 @@ class DeviceSlot:
 
     def _enqueue(self, rows: int, executions: int = 1) -> None:
         feed, work = self._feed, self._work
+        self._timeline.refresh()
         self._resize(rows)
         self._start.record(feed)
         self._feeder.upload(feed, rows)
@@ -163,28 +189,36 @@ class DeviceSlot:
         self._feeder.prepare(feed, rows)
         self._ready.record(feed)
         work.wait(self._ready)
+        self._wait_turn()
         self._begun.record(work)
         for _ in range(executions):
             self._execute()
         self._executed.record(work)
+        if self._turn is not None:
+            self._turn.last = self._executed
         for output in self._outputs.values():
             output.download(work, rows)
         self._done.record(work)
 
+    def _wait_turn(self) -> None:
+        if self._turn is not None and self._turn.last not in (None, self._executed):
+            self._work.wait(self._turn.last)
+
     def _resize(self, rows: int) -> None:
-        """A recorded graph holds for the size it was recorded with."""
+        """A recorded graph holds for the size it was recorded with; where sizes change often, none pays."""
         if rows == self._size:
             self._in_a_row += 1
             return
         if self._graph is not None:
             self._graph.free()
             self._graph = None
+            self._steady = min(2 * self._steady, MOST_STEADY)
         self._size = 0  # if the executor refuses, it is asked again next time
         self._executor.resize(rows)
         self._size, self._in_a_row = rows, 1
 
     def _execute(self) -> None:
-        if self._graph is None and self._in_a_row == STEADY and self._executor.capturable:
+        if self._graph is None and self._in_a_row == self._steady and self._executor.capturable:
             self._record()
         if self._graph is not None:
             self._graph.launch(self._work)
@@ -207,7 +241,7 @@ class DeviceSlot:
         )
         edges = ((start, copied), (copied, ready), (begun, executed), (executed, done))
         self.spans = dict(zip(DEVICE_STAGES, edges, strict=True))
-        self.infer_seconds = executed - begun
+        self.infer_seconds = self._executed.since(self._begun)
 
     def _checked(self, work: Callable[[], T], what: str) -> T:
         """`work()`, with CUDA's errors as EdgeErrors; nothing is in flight in this slot after one."""

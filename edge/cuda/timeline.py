@@ -19,28 +19,23 @@ class Timeline:
         self._mark(self._reference)
         self._offset = 0.0
 
-    def at(self, events: tuple[Event, ...]) -> list[float]:
-        """Seconds at which these events happened; all of them have.
-
-        They must have been recorded after the reference, which `at` moves on only once they are read.
-        """
-        times = [self._offset + event.since(self._reference) for event in events]
+    def refresh(self) -> None:
+        """Before events are recorded: keep the reference near."""
         if time.perf_counter() - self._marked > _REBASE_SECONDS:
-            self._rebase()
-        return times
+            previous = self._reference
+            self._mark(self._next)
+            self._offset += self._next.since(previous)
+            self._reference, self._next = self._next, previous
 
-    def _rebase(self) -> None:
-        """Events of batches in flight may lie before the new reference: their distance is negative then."""
-        previous = self._reference
-        self._mark(self._next)
-        self._offset += self._next.since(previous)
-        self._reference, self._next = self._next, previous
+    def at(self, events: tuple[Event, ...]) -> list[float]:
+        """Seconds at which these events happened; all of them have."""
+        return [self._offset + event.since(self._reference) for event in events]
+
+    def free(self) -> None:
+        for resource in (self._reference, self._next, self._stream):
+            resource.free()
 
     def _mark(self, event: Event) -> None:
         event.record(self._stream)
         event.synchronize()
         self._marked = time.perf_counter()
-
-    def free(self) -> None:
-        for resource in (self._reference, self._next, self._stream):
-            resource.free()

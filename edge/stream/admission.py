@@ -156,6 +156,16 @@ class Admission:
                     return None
                 self._arrived.wait(min(left, _POLL))
 
+    def may_give(self, taken: Sequence[Lane]) -> bool:
+        """Whether waiting can bring a frame besides those just taken from these lanes.
+
+        A live lane that has given its frame is not waited for: its next one is a frame time away.
+        """
+        with self._arrived:
+            return any(
+                lane.waiting or not (lane.finished or (lane.live and lane in taken)) for lane in self.lanes
+            )
+
     def close(self) -> None:
         """Drop what still waits, counted as `shutdown`; what is offered later is dropped too."""
         with self._arrived:

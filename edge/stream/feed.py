@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 
+from edge.backends import Lender
 from edge.errors import InputError
 from edge.sources import Picture, Source
 from edge.stream.admission import Account, Admission, Lane
@@ -51,9 +52,17 @@ class Reader(threading.Thread):
         limit: int | None = None,
     ) -> None:
         super().__init__(name=f"reader-{feed.name}", daemon=True)
+        self._lender: Lender | None = None
         self.feed, self.admission, self.stop, self.faults = feed, admission, stop, faults
         self.limit = limit
         self._start: float | None = None
+
+    def lend(self, lender: Lender | None) -> None:
+        """From now on frames are to be in this memory: decoded there, or copied by this thread."""
+        if lender is not None and hasattr(self.feed.source, "allocate"):
+            self.feed.source.allocate = lender
+        else:
+            self._lender = lender
 
     def run(self) -> None:
         feed = self.feed
@@ -110,7 +119,7 @@ class Reader(threading.Thread):
         frame = Frame(
             feed.name,
             feed.reader_count,
-            picture.image,
+            picture.image if self._lender is None else self._lender.copy(picture.image),
             picture.pts,
             captured,
             time.time(),

@@ -10,9 +10,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from edge.backends import Engine, EngineOptions, Expectation, PictureEngine, PictureSlot, Slot, backend
+from edge.backends import (
+    Engine,
+    EngineOptions,
+    Expectation,
+    Lender,
+    PictureEngine,
+    PictureSlot,
+    Slot,
+    backend,
+)
 from edge.config import InputConfig, ModelConfig, validate
 from edge.errors import ModelError, RuntimeFault
+from edge.stream.admission import PREFETCH
+from edge.stream.outlet import DEPTH
 from edge.targets import parse_capability
 from edge.tasks.outputs import SUM, streamed
 from edge.types import Array, EngineId, Frame, Image, Payload
@@ -88,10 +99,12 @@ class Network:
         """Host and device buffers that a GPU engine has made so far."""
         return cast(PictureEngine, self.engine).allocations if self.engine.takes_pictures else 0
 
-    def lend_buffers(self, source: object) -> None:
-        """Let a source that can decode into given memory use page-locked buffers."""
-        if self.engine.takes_pictures and hasattr(source, "allocate"):
-            source.allocate = cast(PictureEngine, self.engine).frames.lend()
+    def lender(self) -> Lender | None:
+        """Page-locked memory for one more reader's frames; None where no GPU would read them."""
+        if not self.engine.takes_pictures:
+            return None
+        on_their_way = self._count * self.batch + PREFETCH + DEPTH + 2
+        return cast(PictureEngine, self.engine).frames.lend(on_their_way)
 
     def prepare(self, frame: Frame, slot: Slot, index: int = 0) -> Placement | None:
         """Bring the picture into place `index` of the slot's next batch."""
@@ -267,7 +280,7 @@ def engine_options(threads: int, live: bool, serial: bool) -> EngineOptions:
     threads = threads or usable_cores()
     if live or serial:
         return EngineOptions(threads=threads, spin=not live)
-    return EngineOptions(threads=max(1, threads - 1), streams=2)
+    return EngineOptions(threads=max(1, threads - 1), streams=2, in_order=False)
 
 
 def usable_cores() -> int:

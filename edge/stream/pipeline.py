@@ -31,6 +31,10 @@ SETTLING = 8
 """Batches a slot after which a GPU run allocates nothing more, as long as pictures keep their size."""
 
 
+SLICE = 0.5e-3
+"""Seconds that the loop waits for another frame of a batch before it looks after those in flight."""
+
+
 class Rider(NamedTuple):
     """One frame of a batch."""
 
@@ -74,16 +78,22 @@ class Pipeline:
         self.deliver, self.faults = deliver, faults
         self.slots = network.slots()
         self.device_times = DeviceTimes(len(self.slots))
-        self._steady = 0
+        self.on_rebuild: Callable[[], None] = lambda: None
+        """Called after the engine was loaded again: what it lent before is worth nothing now."""
+        self._settled: int | None = None
+        self._batches = 0
         self.rebuilds = 0
         self.stopped: DeviceLost | None = None
         self._idle, self._flying = deque(self.slots), deque[Flight]()
 
     def device_summary(self) -> dict[str, Any] | None:
-        """What the device did, and allocations since it was in its steady state; None on a processor."""
+        """What the device did; None on a processor.
+
+        Allocations are counted from where the run had settled: None if it ended before.
+        """
         if not self.device_times.batches:
             return None
-        made = self.network.allocations - (self._steady or self.network.allocations)
+        made = None if self._settled is None else self.network.allocations - self._settled
         return {**self.device_times.summary(), "allocations_after_warm_up": made}
 
     def overlapped(self) -> None:
@@ -98,6 +108,10 @@ class Pipeline:
         """One batch after the other."""
         self._guarded(self._serial)
 
+    def _land(self) -> None:
+        """Finish the oldest batch in flight."""
+        self._idle.append(self._finish(self._flying.popleft()))
+
     def _overlapped(self) -> None:
         idle, flying = self._idle, self._flying
         while True:
@@ -109,7 +123,7 @@ class Pipeline:
             elif not flying:
                 return
             if flying and (not frames or not idle):
-                idle.append(self._finish(flying.popleft()))
+                self._land()
 
     def _serial(self) -> None:
         while frames := self._take(wait=True):
@@ -121,10 +135,17 @@ class Pipeline:
         taken = self.admission.take(wait)
         if taken is None:
             return []
-        frames = [taken[1]]
+        lanes, frames = [taken[0]], [taken[1]]
         until = frames[0].captured + self.network.patience
-        while len(frames) < self.network.batch and (more := self.admission.take(True, until)):
-            frames.append(more[1])
+        while len(frames) < self.network.batch and self.admission.may_give(lanes):
+            more = self.admission.take(True, min(until, time.perf_counter() + SLICE))
+            if more is not None:
+                lanes.append(more[0])
+                frames.append(more[1])
+            elif time.perf_counter() >= until:
+                break
+            elif self._flying and self._flying[0].slot.done():
+                self._land()  # its result has not to wait for this batch
         return frames
 
     def _launch(self, slot: Slot, frames: list[Frame]) -> Flight | None:
@@ -196,8 +217,9 @@ class Pipeline:
 
     def _count(self, spans: Mapping[str, Span]) -> None:
         self.device_times.add(spans)
-        if self.device_times.batches == SETTLING * len(self.slots):
-            self._steady = self.network.allocations
+        self._batches += 1
+        if self._batches == SETTLING * len(self.slots):
+            self._settled = self.network.allocations
 
     def _guarded(self, loop: Callable[[], None]) -> None:
         """Run a loop to its end; if the GPU's context dies, load the engine again and go on, once."""
@@ -218,7 +240,8 @@ class Pipeline:
             self.faults.report("engine", "loading it again", e)
             return False
         self.rebuilds += 1
-        self._idle = deque(self.slots)
+        self._idle, self._batches, self._settled = deque(self.slots), 0, None
+        self.on_rebuild()
         return True
 
     def _fail_flying(self, lost: DeviceLost) -> None:

@@ -78,9 +78,14 @@ class Run:
             _fan_out(outlets + score),
             self.faults,
         )
-        for feed in self.feeds:
-            self.network.lend_buffers(feed.source)
         readers = [Reader(feed, self.admission, self.stop, self.faults, self.limit) for feed in self.feeds]
+
+        def lend() -> None:
+            for reader in readers:
+                reader.lend(self.network.lender())
+
+        lend()
+        pipeline.on_rebuild = lend
         wall, cpu = time.perf_counter(), time.process_time()
         for reader in readers:
             reader.start()

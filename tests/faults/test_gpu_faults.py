@@ -63,13 +63,17 @@ def test_no_pycuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCu
     monkeypatch.delitem(__import__("sys").modules, "pycuda")
     real = builtins.__import__
 
+    error: ImportError = ModuleNotFoundError("No module named 'pycuda'", name="pycuda")
+
     def absent(name: str, *args: Any, **kwargs: Any) -> Any:
         if name.startswith("pycuda"):
-            raise ImportError("No module named 'pycuda'")
+            raise error
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", absent)
     assert "pip install" in refused(plan(tmp_path), MissingPackage, "pycuda").fix
+    error = ImportError("libcurand.so.10: cannot open shared object file")  # it is there, and broken
+    assert "libcurand" in refused(plan(tmp_path), RuntimeFault, "installed and cannot be imported").why
 
 
 def test_a_driver_older_than_tensorrt_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

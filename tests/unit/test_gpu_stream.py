@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 from fakes.cuda import FakeCuda
 from gpus import gpu_network, install, plan
 from kernel_on_host import ABSENT
-from streaming import Collect, Script, feed, heatmap_graph, network_of, pictures
+from streaming import Script, feed, heatmap_graph, network_of, pictures
 
 from edge.backends import EngineOptions
 from edge.sources import Allocate, Picture, numpy_memory
 from edge.stream.metrics import DeviceTimes, merged
+from edge.stream.pipeline import SETTLING
 from edge.stream.run import Run
 
 needs_kernel = pytest.mark.skipif(bool(ABSENT), reason=ABSENT)
@@ -32,11 +34,10 @@ def cuda(
 
 def stream(network: Any, *sources: Any, serial: bool = False) -> tuple[dict[str, Any], list[Any]]:
     """The summary, and each result's finding by feed and frame."""
-    sink = Collect()
+    sink = Note(lambda result: ((result.frame.feed, result.frame.seq), result.payload.to_json()))
     feeds = [feed(f"f{i}", source) for i, source in enumerate(sources)]
-    data = Run(network, feeds, [("collect:", sink)], serial=serial).go().data
-    found = {(r.frame.feed, r.frame.seq): r.payload.to_json() for r in sink.results}
-    return data, [found[key] for key in sorted(found)]
+    data = Run(network, feeds, [("note:", sink)], serial=serial).go().data
+    return data, [finding for _, finding in sorted(sink.notes, key=lambda note: note[0])]
 
 
 class Decoder:
@@ -60,6 +61,22 @@ class Decoder:
         pass
 
 
+class Note:
+    """A sink that keeps what `look` sees in a result, and not the result."""
+
+    def __init__(self, look: Any) -> None:
+        self.look, self.notes = look, []
+
+    def write(self, result: Any) -> None:
+        self.notes.append(self.look(result))
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.mark.parametrize("slots", [1, 2, 3, 4])
 @pytest.mark.parametrize("on_device", [False, pytest.param(True, marks=needs_kernel)])
 def test_findings_are_those_of_the_processor(
@@ -74,6 +91,8 @@ def test_findings_are_those_of_the_processor(
     cpu.close()
     assert found == expected and len(found) == 15
     assert data["slots"] == slots and data["device"]["batches"] == 15
+    settled = SETTLING * slots <= 15  # otherwise it was over before anything could be said
+    assert data["device"]["allocations_after_warm_up"] == (0 if settled else None)
     cuda.assert_clean()
 
 
@@ -97,6 +116,45 @@ def test_batches_of_several_feeds_give_what_single_frames_give(
     cuda.assert_clean()
 
 
+@needs_kernel
+def test_executions_follow_each_other_where_asked(cuda: FakeCuda, tmp_path: Path) -> None:
+    for in_order in (True, False):
+        network = gpu_network(plan(tmp_path), EngineOptions(in_order=in_order), pictures=True, slots=3)
+        network.warm_up()
+        start = len(cuda.trace)
+        stream(network, Script(pictures(30)))
+        spans = sorted((s.start, s.end) for s in cuda.trace[start:] if s.name == "execute")
+        beside = sum(b[0] < a[1] for a, b in itertools.pairwise(spans))
+        assert beside == 0 or not in_order
+        network.close()
+    cuda.assert_clean()
+
+
+def test_a_graph_is_given_up_where_batches_change_their_size(cuda: FakeCuda, tmp_path: Path) -> None:
+    graph = heatmap_graph(tmp_path / "tiny.onnx", batch="n")
+    network = gpu_network(plan(tmp_path, graph=graph), EngineOptions(batch=4))
+    (slot, _), before = network.slots(), cuda.allocations["graph"]
+    for rows in (4, 4, 4, 3) * 100:
+        slot.submit(rows)
+        slot.wait()
+    assert cuda.allocations["graph"] - before == 1
+    for _ in range(20):
+        slot.submit(4)
+        slot.wait()
+    assert cuda.allocations["graph"] - before == 2
+    network.close()
+    cuda.assert_clean()
+
+
+def test_a_live_feed_is_not_waited_for_by_its_own_batch(cuda: FakeCuda, tmp_path: Path) -> None:
+    graph = heatmap_graph(tmp_path / "tiny.onnx", batch="n")
+    network = gpu_network(plan(tmp_path, graph=graph), EngineOptions(batch=4), patience=3600.0)
+    steps = [step for picture in pictures(4) for step in (picture, 0.02)]
+    _, found = stream(network, Script(steps, live=True))
+    assert len(found) == 4
+    network.close()
+
+
 def test_a_batch_does_not_wait_for_feeds_that_have_ended(cuda: FakeCuda, tmp_path: Path) -> None:
     graph = heatmap_graph(tmp_path / "tiny.onnx", batch="n")
     network = gpu_network(plan(tmp_path, graph=graph), EngineOptions(batch=4), patience=3600.0)
@@ -107,28 +165,33 @@ def test_a_batch_does_not_wait_for_feeds_that_have_ended(cuda: FakeCuda, tmp_pat
 
 @needs_kernel
 def test_a_steady_run_allocates_nothing(cuda: FakeCuda, tmp_path: Path) -> None:
-    network = gpu_network(plan(tmp_path), pictures=True)
-    network.warm_up()
-    images = [picture.image for picture in pictures(60)]
-    data, _ = stream(network, Decoder(images[:20]))
-    before = cuda.allocations
-    data, _ = stream(network, Decoder(images))
-    assert cuda.allocations == before, "the driver was asked for memory"
-    assert data["device"]["allocations_after_warm_up"] == 0
-    network.close()
+    images = [picture.image for picture in pictures(80)]
+    asked = []
+    for count in (30, 80):
+        network = gpu_network(plan(tmp_path), pictures=True)
+        network.warm_up()
+        before = cuda.allocations
+        data, _ = stream(network, Decoder(images[:count]))
+        asked.append(cuda.allocations - before)
+        assert data["device"]["allocations_after_warm_up"] == 0
+        network.close()
+    assert asked[0] == asked[1], "a longer run asks the driver for more"
     cuda.assert_clean()
 
 
 @needs_kernel
-def test_frames_in_page_locked_buffers_are_not_copied_on_the_host(cuda: FakeCuda, tmp_path: Path) -> None:
+def test_frames_in_page_locked_buffers_are_not_copied_by_the_loop(cuda: FakeCuda, tmp_path: Path) -> None:
     network = gpu_network(plan(tmp_path), pictures=True)
     frames = network.engine.frames  # type: ignore[attr-defined]
     images = [picture.image for picture in pictures(30)]
     _, found = stream(network, Decoder(images))
     lent = frames.take(images[0].shape)
     assert frames.holds(lent) and not frames.holds(lent[1:]) and not frames.holds(images[0])
-    _, expected = stream(network, Script([Picture(image) for image in images]))
-    assert found == expected
+    sink = Note(lambda result: (result.payload.to_json(), frames.holds(result.frame.image)))
+    script = Script([Picture(image) for image in images])  # whose pictures its reader copies
+    Run(network, [feed("f0", script)], [("note:", sink)]).go()
+    assert [finding for finding, _ in sink.notes] == found
+    assert all(locked for _, locked in sink.notes[20:])
     network.close()
     lent[...] = 7  # a sink may still hold it
     assert (lent == 7).all()
@@ -139,20 +202,37 @@ def test_frames_in_page_locked_buffers_are_not_copied_on_the_host(cuda: FakeCuda
 def test_buffers_come_back_and_an_empty_pool_is_no_obstacle(cuda: FakeCuda, tmp_path: Path) -> None:
     network = gpu_network(plan(tmp_path), pictures=True)
     frames = network.engine.frames  # type: ignore[attr-defined]
-    shape = (8, 8, 3)
-    assert not frames.holds(frames.take(shape))  # this size was not known yet
+    shape, lend = (8, 8, 3), frames.lend(6)
+    assert not frames.holds(lend(shape))  # this size was not known yet
     frames.provide_wanted()
-    held = [frames.take(shape) for _ in range(frames.count + 2)]
-    assert [frames.holds(image) for image in held] == [True] * frames.count + [False] * 2
+    held = [lend(shape) for _ in range(8)]
+    assert [frames.holds(image) for image in held] == [True] * 6 + [False] * 2 and frames.misses == 2
     part = held[0][2:4]
     held.clear()
-    again = [frames.take(shape) for _ in range(frames.count)]
-    assert sum(map(frames.holds, again)) == frames.count - 1, (
-        "a buffer came back while a part of it was in use"
-    )
+    again = [lend(shape) for _ in range(6)]
+    assert sum(map(frames.holds, again)) == 5, "a buffer came back while a part of it was in use"
     del part
-    assert frames.holds(frames.take(shape))
+    assert frames.holds(lend.copy(np.zeros(shape, np.uint8)))
     again.clear()
+    network.close()
+    cuda.assert_clean()
+
+
+@needs_kernel
+def test_readers_get_buffers_of_their_own_and_odd_sizes_none(cuda: FakeCuda, tmp_path: Path) -> None:
+    network = gpu_network(plan(tmp_path), pictures=True)
+    frames = network.engine.frames  # type: ignore[attr-defined]
+    lenders, shape = [frames.lend(3), frames.lend(3)], (8, 8, 3)
+    for lender in lenders:
+        lender(shape)
+    frames.provide_wanted()
+    assert sum(frames.holds(image) for image in [lenders[0](shape) for _ in range(9)]) == 6
+    before = frames.device.counters.host
+    for side in range(10, 40):  # a folder of pictures, each of another size
+        picture = np.zeros((side, side, 3), np.uint8)
+        assert lenders[1].copy(picture) is picture
+        frames.provide_wanted()
+    assert frames.device.counters.host - before == 3 * 3
     network.close()
     cuda.assert_clean()
 
