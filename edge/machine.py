@@ -149,6 +149,7 @@ def detect(root: Path = Path("/"), run: Runner | None = None, arch: str | None =
     board = _read(root / "proc/device-tree/model").strip("\0 \n")
     jetson = board if re.search(r"jetson|orin|thor|xavier", board, re.IGNORECASE) else None
     gpus = _gpus(run or _run, jetson, problems)
+    problems += _runtimes_in_each_others_way()
     return Machine(
         cpu=_cpu_name(cpuinfo, arch, board),
         arch=arch,
@@ -169,6 +170,18 @@ def installed_packages() -> dict[str, str]:
     names |= {name: (name, *_SAME_AS.get(name, ())) for name in REQUIRED}
     found = {name: _version(distributions) for name, distributions in names.items()}
     return {name: version for name, version in found.items() if version}
+
+
+def _runtimes_in_each_others_way() -> list[str]:
+    """ONNX Runtime's distributions install the same files: the last wins, none can be removed alone."""
+    there = [name for name in ("onnxruntime", *_SAME_AS["onnxruntime"]) if _version((name,))]
+    if len(there) < 2:
+        return []
+    wanted = "'onnxruntime-gpu[cuda,cudnn]'" if "onnxruntime-gpu" in there else there[-1]
+    return [
+        f"{' and '.join(there)} are both installed and overwrite each other's files; keep one: "
+        f"pip uninstall -y {' '.join(there)} && pip install {wanted}"
+    ]
 
 
 def _version(distributions: Iterable[str]) -> str | None:

@@ -66,15 +66,29 @@ def open_session(ort: Any, path: Path, options: EngineOptions, providers: list[A
     Raises:
         RuntimeFault: the runtime refuses the file.
     """
-    session = _session(ort, path, options, {}, providers)
-    if sizes := _open_dimensions(session, options):
-        session = _session(ort, path, options, sizes, providers)
+    session = new_session(ort, path, options, {}, providers)
+    if sizes := open_dimensions(session, options):
+        session = new_session(ort, path, options, sizes, providers)
     return session
 
 
-def _session(
-    ort: Any, path: Path, options: EngineOptions, sizes: Mapping[str, int], providers: list[Any]
+def new_session(
+    ort: Any,
+    path: Path,
+    options: EngineOptions,
+    sizes: Mapping[str, int],
+    providers: list[Any],
+    entries: Mapping[str, str] | None = None,
 ) -> Any:
+    """One session.
+
+    Args:
+        sizes: of named open dimensions.
+        entries: further session config entries.
+
+    Raises:
+        RuntimeFault: the runtime refuses the file.
+    """
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.log_severity_level = 3  # errors; they arrive as exceptions too
@@ -87,15 +101,17 @@ def _session(
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
     for name, size in sizes.items():
         settings.add_free_dimension_override_by_name(name, size)
-    try:
-        return ort.InferenceSession(str(path), settings, providers=providers)
+    for name, value in (entries or {}).items():
+        settings.add_session_config_entry(name, value)
+    try:  # enable_fallback: it would print what went wrong and open the file for the processor
+        return ort.InferenceSession(str(path), settings, providers=providers, enable_fallback=0)
     except Exception as e:  # the runtime's exceptions share no base class
         raise RuntimeFault(
             f"ONNX Runtime refuses {path}", one_line(e), "build the engine again, or check the graph"
         ) from e
 
 
-def _open_dimensions(session: Any, options: EngineOptions) -> dict[str, int]:
+def open_dimensions(session: Any, options: EngineOptions) -> dict[str, int]:
     """Named open dimensions of the inputs, with the sizes that the options give them."""
     found: dict[str, int] = {}
     for tensor in session.get_inputs():

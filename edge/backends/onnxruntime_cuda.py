@@ -7,12 +7,22 @@ with TensorRT; only the executions themselves run one after the other.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.backends import EngineOptions
-from edge.backends.onnxruntime import one_line, open_batches, open_session, resolve, spec_of
+from edge.backends.onnxruntime import (
+    new_session,
+    one_line,
+    open_batches,
+    open_dimensions,
+    resolve,
+    spec_of,
+)
 from edge.cuda.device import URGENT, Device, Event, Stream, open_device
 from edge.cuda.engine import DeviceEngine
 from edge.errors import MissingPackage, RuntimeFault, StoreError
@@ -21,7 +31,11 @@ from edge.types import TensorSpec
 if TYPE_CHECKING:
     from edge.machine import Machine
 
+log = logging.getLogger(__name__)
+
 PROVIDER = "CUDAExecutionProvider"
+_GPU_ALONE = {"session.disable_cpu_ep_fallback": "1"}
+"""A session refuses nodes that its providers cannot run, instead of giving them to the processor."""
 
 
 def load(path: Path, options: EngineOptions) -> OrtCudaEngine:
@@ -57,15 +71,28 @@ def _runtime() -> Any:
         import onnxruntime
     except ImportError as e:
         raise MissingPackage(
-            "the package 'onnxruntime-gpu' is needed", str(e), "pip install onnxruntime-gpu"
+            "the package 'onnxruntime-gpu' is needed", str(e), "pip install 'onnxruntime-gpu[cuda,cudnn]'"
         ) from e
     if PROVIDER not in onnxruntime.get_available_providers():
         raise MissingPackage(
             "this ONNX Runtime has no CUDA provider",
             f"it has {', '.join(onnxruntime.get_available_providers())}",
-            "pip uninstall onnxruntime && pip install onnxruntime-gpu",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'",
         )
     return onnxruntime
+
+
+def _preload(ort: Any) -> str:
+    """Load CUDA and cuDNN where pip has put them (onnxruntime-gpu[cuda,cudnn]), since 1.21; what it said."""
+    preload = getattr(ort, "preload_dlls", None)
+    said = io.StringIO()
+    if preload is not None:
+        try:
+            with contextlib.redirect_stdout(said):
+                preload()
+        except Exception as e:  # whether it matters is for the session to say
+            said.write(one_line(e))
+    return " ".join(said.getvalue().split())
 
 
 def _check(path: Path, options: EngineOptions) -> None:
@@ -75,6 +102,31 @@ def _check(path: Path, options: EngineOptions) -> None:
             "its sha256 is not the one in its manifest; it was not loaded",
             "build it again, and find out who writes to the engine store",
         )
+
+
+def _open(ort: Any, path: Path, options: EngineOptions, provider: tuple[str, dict[str, Any]]) -> Any:
+    """A session that runs on the GPU alone if it can; where it cannot, that is said.
+
+    Raises:
+        RuntimeFault: the runtime refuses the file, or its CUDA provider does not start.
+    """
+    said = _preload(ort)
+    both = [provider, "CPUExecutionProvider"]
+    session = new_session(ort, path, options, {}, both)
+    if PROVIDER not in session.get_providers():
+        raise RuntimeFault(
+            f"{path.name}: the CUDA provider did not start",
+            said or "ONNX Runtime fell back to the processor",
+            "pip install 'onnxruntime-gpu[cuda,cudnn]', or install the CUDA and cuDNN that it names",
+        )
+    sizes = open_dimensions(session, options)
+    del session  # it holds a copy of the weights on the GPU
+    try:
+        return new_session(ort, path, options, sizes, [provider], _GPU_ALONE)
+    except RuntimeFault as e:
+        session = new_session(ort, path, options, sizes, both)
+        log.warning("%s: parts of it run on the processor, and the GPU waits for them: %s", path.name, e.why)
+        return session
 
 
 class OrtCudaEngine(DeviceEngine):
@@ -88,13 +140,7 @@ class OrtCudaEngine(DeviceEngine):
             "user_compute_stream": str(self.compute.handle),
             "do_copy_in_default_stream": "1",
         }
-        self.session: Any = open_session(ort, path, options, [(PROVIDER, settings), "CPUExecutionProvider"])
-        if PROVIDER not in self.session.get_providers():
-            raise RuntimeFault(
-                f"{path.name}: the CUDA provider did not start",
-                "ONNX Runtime fell back to the processor",
-                "install CUDA and cuDNN of the versions that onnxruntime-gpu names",
-            )
+        self.session: Any = _open(ort, path, options, (PROVIDER, settings))
         self.run_options = ort.RunOptions()
         self.run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         inputs = tuple(spec_of(t, resolve(t.shape, options)) for t in self.session.get_inputs())

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fakes.cuda import FakeCuda
 
 PROVIDER = "CUDAExecutionProvider"
+_NO_FALLBACK = "session.disable_cpu_ep_fallback"
 
 
 class FakeOnnxRuntime:
@@ -24,13 +25,16 @@ class FakeOnnxRuntime:
     Args:
         starts: False: the provider is listed but does not start, as without cuDNN; the runtime falls back to
             the processor then, with a warning only.
+        complete: False: the provider has no kernel for some node of any graph.
 
     Attributes:
+        preloaded: how often CUDA and cuDNN were looked for in Python's packages.
         fails_half_way: let the next execution raise after its kernels were enqueued.
     """
 
-    def __init__(self, cuda: FakeCuda, starts: bool = True) -> None:
-        self.cuda, self.starts = cuda, starts
+    def __init__(self, cuda: FakeCuda, starts: bool = True, complete: bool = True) -> None:
+        self.cuda, self.starts, self.complete = cuda, starts, complete
+        self.preloaded = 0
         self.fails_half_way = False
 
     def __getattr__(self, name: str) -> Any:
@@ -39,11 +43,38 @@ class FakeOnnxRuntime:
     def get_available_providers(self) -> list[str]:
         return [PROVIDER, "CPUExecutionProvider"]
 
-    def InferenceSession(self, path: str, settings: Any, providers: Sequence[Any]) -> Session:
+    def preload_dlls(self) -> None:
+        self.preloaded += 1
+        if not self.starts:
+            print("Failed to load libcudnn.so.9: cannot open shared object file")
+
+    def InferenceSession(
+        self, path: str, settings: Any, providers: Sequence[Any], enable_fallback: int = 1
+    ) -> Session:
+        assert self.preloaded, "libraries have to be there before the provider starts"
+        assert not enable_fallback, "it would open the file for the processor in silence"
+        if _refuses_processor(settings):
+            if "CPUExecutionProvider" in providers:
+                raise RuntimeError("Conflicting session configuration: explicitly added the CPU EP")
+            if not (self.complete and self.starts):
+                raise RuntimeError(
+                    "This session contains graph nodes that are assigned to the default CPU EP, but fallback "
+                    "to CPU EP has been explicitly disabled by the user."
+                )
         return Session(self, path, settings, dict(providers[0][1]))
 
     def install(self, monkeypatch: Any) -> None:
         monkeypatch.setattr("edge.backends.onnxruntime_cuda._runtime", lambda: self)
+
+
+def _refuses_processor(settings: Any) -> bool:
+    """Whether the option is set; it is taken away, since the session below runs on the processor."""
+    try:
+        value: str = settings.get_session_config_entry(_NO_FALLBACK)
+    except RuntimeError:  # not set
+        return False
+    settings.add_session_config_entry(_NO_FALLBACK, "0")
+    return value == "1"
 
 
 class Session:

@@ -10,7 +10,7 @@ import pytest
 from fakes.cuda import FakeCuda
 from fakes.ort import FakeOnnxRuntime
 from gpus import install
-from streaming import heatmap_graph
+from streaming import SIZE, heatmap_graph
 
 from edge.backends import EngineOptions, backend
 from edge.backends.onnxruntime_cuda import OrtCudaEngine
@@ -54,4 +54,58 @@ def test_kernels_of_an_execution_that_gave_up_half_way_are_waited_for(
     else:
         slot.free()
     engine.close()
+    cuda.assert_clean()
+
+
+def test_a_graph_that_the_gpu_runs_alone_is_opened_without_a_word(
+    tmp_path: Path, cuda: FakeCuda, ort: FakeOnnxRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(tmp_path).close()
+    assert not caplog.records
+    cuda.assert_clean()
+
+
+def test_nodes_that_run_on_the_processor_are_told(
+    tmp_path: Path, cuda: FakeCuda, ort: FakeOnnxRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    ort.complete = False
+    engine = load(tmp_path)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "tiny.onnx: parts of it run on the processor" in record.getMessage()
+    assert "assigned to the default CPU EP" in record.getMessage()
+    image = np.zeros((1, 3, SIZE, SIZE), np.float32)
+    assert np.isfinite(engine.run({"image": image})["heatmap"]).all()
+    engine.close()
+    cuda.assert_clean()
+
+
+def test_open_sizes_are_known_before_the_processor_is_refused(
+    tmp_path: Path, cuda: FakeCuda, ort: FakeOnnxRuntime
+) -> None:
+    """Shape arithmetic runs on the processor unless the optimizer can fold it."""
+    graph = heatmap_graph(tmp_path / "tiny.onnx", "h", "w", "n")
+    engine = backend("onnxruntime_cuda").load(graph, EngineOptions(size=(SIZE, 2 * SIZE)))
+    assert engine.inputs[0].shape == (1, 3, SIZE, 2 * SIZE)
+    engine.close()
+    cuda.assert_clean()
+
+
+def test_libraries_that_pip_brought_are_loaded_and_missing_ones_are_named(
+    tmp_path: Path, cuda: FakeCuda, ort: FakeOnnxRuntime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ort.starts = False
+    with pytest.raises(RuntimeFault, match=r"did not start: Failed to load libcudnn\.so\.9") as caught:
+        load(tmp_path)
+    assert "onnxruntime-gpu[cuda,cudnn]" in caught.value.fix
+    assert capsys.readouterr().out == "", "results may go there"
+    cuda.assert_clean()
+
+
+def test_an_onnx_runtime_without_preloading_is_used_as_it_is(
+    tmp_path: Path, cuda: FakeCuda, ort: FakeOnnxRuntime
+) -> None:
+    """It came with 1.21."""
+    ort.preloaded, ort.preload_dlls = 1, None  # type: ignore[method-assign, assignment]
+    load(tmp_path).close()
     cuda.assert_clean()

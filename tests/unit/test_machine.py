@@ -212,3 +212,20 @@ loaded = {"onnxruntime", "cv2", "tensorrt_rtx", "tensorrt", "pycuda", "pydicom",
 assert not (started or touched or loaded), (started, touched, loaded)
 """
         subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_two_onnx_runtimes_in_one_environment_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real metadata of distributions, in a folder of their own."""
+    assert machine(tmp_path, no_driver, cpuinfo=XEON).problems == ()
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        info = tmp_path / "site" / f"{name}-1.22.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.22.0\n"
+        )
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    (problem,) = machine(tmp_path, no_driver, cpuinfo=XEON).problems
+    assert "onnxruntime and onnxruntime-gpu are both installed" in problem
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in problem
