@@ -14,7 +14,7 @@ import ml_dtypes  # noqa: F401  # gives NumPy the names bfloat16 and float8_e4m3
 
 from edge.backends import EngineOptions
 from edge.backends.trt_api import Capabilities
-from edge.backends.trt_log import recorder
+from edge.backends.trt_log import Notes
 from edge.cuda import cache
 from edge.cuda.device import Device, Stream
 from edge.cuda.engine import DeviceEngine
@@ -51,10 +51,10 @@ class TensorRTEngine(DeviceEngine):
     ) -> None:
         super().__init__(device, path, options)
         self.trt, self.caps = trt, caps
-        self.logger = recorder(trt)
+        self._notes = Notes(trt)
         if caps.plugins:
-            trt.init_libnvinfer_plugins(self.logger, "")
-        self._runtime = trt.Runtime(self.logger)
+            trt.init_libnvinfer_plugins(self._notes.logger, "")
+        self._runtime = trt.Runtime(self._notes.logger)
         self._check_room(len(content))
         self.engine = self._runtime.deserialize_cuda_engine(content)
         if self.engine is None:
@@ -80,7 +80,7 @@ class TensorRTEngine(DeviceEngine):
     def refused(self, what: str) -> RuntimeFault:
         return RuntimeFault(
             what,
-            self.logger.reason("it gave no reason"),
+            self._notes.reason("it gave no reason"),
             "build it again here: build_engines.py --targets local; `edge doctor` shows driver and versions",
         )
 

@@ -1,39 +1,61 @@
-"""What TensorRT says, kept for error messages and manifests."""
+"""What TensorRT says, kept for error messages and manifests.
+
+TensorRT keeps one logger for all that lives in a process and ignores others ("the existing logger will be
+used"), and its plugin library points to the one it was given until the process ends. So there is one, for
+as long.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
 from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 log = logging.getLogger(__name__)
 
 _KEPT = 500
+_loggers: WeakKeyDictionary[ModuleType, Any] = WeakKeyDictionary()
 
 
-def recorder(trt: ModuleType) -> Any:
-    """A logger for `trt.Builder` and `trt.Runtime` that remembers the last warnings and errors.
+class Notes:
+    """The last warnings and errors of TensorRT since this was made.
 
-    It has `said(*severities) -> tuple[str, ...]` and `reason(otherwise) -> str`.
+    Attributes:
+        logger: for `trt.Builder`, `trt.Runtime` and the others that want one.
     """
 
+    def __init__(self, trt: ModuleType) -> None:
+        if trt not in _loggers:
+            _loggers[trt] = _recorder(trt)
+        self.logger = _loggers[trt]
+        self._since = next(self.logger.numbers)
+
+    def said(self, *severities: str) -> tuple[str, ...]:
+        """Distinct messages, in order."""
+        messages = tuple(self.logger.messages)  # at once: the compiler's threads may add to them
+        wanted = [text for n, kind, text in messages if n > self._since and kind in severities]
+        return tuple(dict.fromkeys(wanted))
+
+    def reason(self, otherwise: str) -> str:
+        """The last errors in one line."""
+        return "; ".join(self.said("INTERNAL_ERROR", "ERROR")[-3:]) or otherwise
+
+
+def _recorder(trt: ModuleType) -> Any:
     class Recorder(trt.ILogger):  # type: ignore[misc,name-defined]  # the class exists at run time only
+        """Numbers what it keeps, so that each of its readers knows where to begin."""
+
         def __init__(self) -> None:
             super().__init__()
-            self.messages: deque[tuple[str, str]] = deque(maxlen=_KEPT)
+            self.numbers = itertools.count()
+            self.messages: deque[tuple[int, str, str]] = deque(maxlen=_KEPT)
 
         def log(self, severity: Any, msg: str) -> None:
             if severity.name in ("INTERNAL_ERROR", "ERROR", "WARNING"):
-                self.messages.append((severity.name, msg))
+                self.messages.append((next(self.numbers), severity.name, msg))
             log.debug("%s: %s", severity.name, msg)
-
-        def said(self, *severities: str) -> tuple[str, ...]:
-            """Distinct messages, in order."""
-            return tuple(dict.fromkeys(text for severity, text in self.messages if severity in severities))
-
-        def reason(self, otherwise: str) -> str:
-            """The last errors in one line."""
-            return "; ".join(self.said("INTERNAL_ERROR", "ERROR")[-3:]) or otherwise
 
     return Recorder()

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from edge.backends.trt_api import Capabilities, capabilities, runtime_module
-from edge.backends.trt_log import recorder
+from edge.backends.trt_log import Notes
 from edge.build import layers
 from edge.build.memory import MIB, least_memory
 from edge.errors import ModelError
@@ -106,7 +106,7 @@ def compile_engine(request: CompileRequest, progress: Progress | None = None) ->
     return Compiled(
         engine,
         str(trt.__version__),
-        job.recorder.said("WARNING"),
+        job.notes.said("WARNING"),
         inspected,
         tuple(dict.fromkeys([*findings, *layers.compare_engine(inspected, request.plan)])),
         job.cache.label,
@@ -138,10 +138,10 @@ class _Job:
     def __init__(self, request: CompileRequest, trt: ModuleType, can: Capabilities) -> None:
         self.request, self.trt, self.can = request, trt, can
         self.what = f"{can.product} {trt.__version__}"
-        self.recorder = recorder(trt)
+        self.notes = Notes(trt)
         if can.plugins:
-            trt.init_libnvinfer_plugins(self.recorder, "")
-        self.builder = trt.Builder(self.recorder)
+            trt.init_libnvinfer_plugins(self.notes.logger, "")
+        self.builder = trt.Builder(self.notes.logger)
         self.cache = _TimingCache(request, trt) if can.timing_cache else _NoCache()
 
     def parse(self) -> Any:
@@ -150,7 +150,7 @@ class _Job:
         if self.can.strongly_typed_flag:
             flags = 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = self.builder.create_network(flags)
-        self.parser = self.trt.OnnxParser(network, self.recorder)
+        self.parser = self.trt.OnnxParser(network, self.notes.logger)
         if not self.parser.parse(self.request.graph):
             raise self._parse_error()
         return network
@@ -159,7 +159,7 @@ class _Job:
         said = [_told(self.parser.get_error(index)) for index in range(self.parser.num_errors)]
         return ModelError(
             f"{self.what} cannot read the graph",
-            "; ".join(dict.fromkeys(said)) or self.recorder.reason("its parser gave no reason"),
+            "; ".join(dict.fromkeys(said)) or self.notes.reason("its parser gave no reason"),
             "replace the operators it names, or export with another opset",
         )
 
@@ -174,7 +174,7 @@ class _Job:
         if engine is None:
             raise ModelError(
                 f"{self.what} cannot compile the graph for {self._device()}",
-                self.recorder.reason("the compiler gave no reason"),
+                self.notes.reason("the compiler gave no reason"),
                 "the node it names may need the carrier's precision",
             )
         self.cache.keep(config)
@@ -233,7 +233,7 @@ class _Job:
         """The inspector's JSON, "" where the engine cannot be loaded; checks the memory it takes."""
         if self.request.capability is not None:
             return ""  # for another machine
-        runtime = self.trt.Runtime(self.recorder)
+        runtime = self.trt.Runtime(self.notes.logger)
         loaded = runtime.deserialize_cuda_engine(engine)
         if loaded is None:
             return ""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,9 @@ class FakeTensorRT:
         self.cuda, self.rtx = cuda, rtx
         self.__version__ = version or ("1.7.1.116" if rtx else "10.3.0")
         self.__name__ = "tensorrt_rtx" if rtx else "tensorrt"
+        self._logger: Callable[[], Any] = lambda: None
+        self.plugin_logger: Callable[[], Any] = lambda: None
+        """What the plugin library logs to: it points there, and keeps nothing alive."""
         self.Builder = _of(self, Builder)
         self.Runtime: Any = _of(self, RtxRuntime if rtx else Runtime)
         self.ICudaEngine = RtxEngine if rtx else ICudaEngine
@@ -88,11 +92,21 @@ class FakeTensorRT:
             self.ComputeCapability = trt_types.ComputeCapability
         else:
             self.ITimingCache = trt_builder.ITimingCache
-            self.init_libnvinfer_plugins = lambda logger, namespace: True
+            self.init_libnvinfer_plugins = self._init_plugins
 
     def install(self, monkeypatch: Any) -> None:
         """`import tensorrt` (or `tensorrt_rtx`) gives this module from now on."""
         monkeypatch.setitem(sys.modules, self.__name__, self)
+
+    def registered(self, logger: Any) -> Any:
+        """The logger that is used: as long as there is one, others are ignored."""
+        if self._logger() is None:
+            self._logger = weakref.ref(logger)
+        return self._logger()
+
+    def _init_plugins(self, logger: Any, namespace: str) -> bool:
+        self.plugin_logger = weakref.ref(logger)
+        return True
 
     def check(self, plan: Plan | None) -> str:
         """Why this machine cannot load the engine, in TensorRT's words; "" if it can."""
@@ -127,7 +141,7 @@ class Runtime:
     trt: FakeTensorRT
 
     def __init__(self, logger: Any) -> None:
-        self.logger = logger
+        self._given, self.logger = logger, self.trt.registered(logger)
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
         """The engine; None after an error was logged."""

@@ -223,7 +223,7 @@ class Builder:
     trt: FakeTensorRT
 
     def __init__(self, logger: Any) -> None:
-        self.logger = logger
+        self._given, self.logger = logger, self.trt.registered(logger)
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
         return INetworkDefinition()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import gc
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -177,6 +178,23 @@ def test_an_engine_of_another_tensorrt(
     expected = Expectation(sha, ("tensorrt", "10.9.0"))
     assert "10.3.0" in refused(path, StoreError, r"compiled by TensorRT 10\.9\.0", expected=expected).why
     assert "Version tag" in refused(path, RuntimeFault, "refuses").why
+    cuda.assert_clean()
+
+
+def test_what_tensorrt_says_is_heard_by_the_engine_it_is_about(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    """TensorRT uses one logger for all that lives in the process."""
+    trt = install(monkeypatch, cuda, tmp_path)
+    path, damaged = plan(tmp_path), tmp_path / "damaged.plan"
+    damaged.write_bytes(b"not a plan")
+    with closing(load(path)):
+        assert "Serialization" in refused(damaged, RuntimeFault, "refuses").why
+    with closing(load(path)) as later:
+        assert later.refused("it").why == "it gave no reason"
+    del later
+    gc.collect()
+    assert trt.plugin_logger() is not None  # the plugin library uses it until the process ends
     cuda.assert_clean()
 
 

@@ -19,7 +19,7 @@ from fakes.cuda import FakeCuda
 from fakes.tensorrt import FakeTensorRT
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.backends.trt_log import recorder
+from edge.backends.trt_log import Notes
 from edge.build import plan, resources
 from edge.build.graph import Graph, serialize
 from edge.build.layers import compare_engine, compare_network, origins
@@ -302,12 +302,12 @@ class TestNetwork:
         alive: list[Any] = []
 
         def parse(graph: bytes) -> Any:
-            log = recorder(rtx)
-            builder = rtx.Builder(log)
+            notes = Notes(rtx)
+            builder = rtx.Builder(notes.logger)
             network = builder.create_network(1)
-            parser = rtx.OnnxParser(network, log)
-            assert parser.parse(graph), log.said("ERROR")
-            alive.extend([log, builder, network, parser])
+            parser = rtx.OnnxParser(network, notes.logger)
+            assert parser.parse(graph), notes.said("ERROR")
+            alive.extend([builder, network, parser])
             return network
 
         yield parse
