@@ -60,6 +60,7 @@ class Network:
         reopen: loads the engine again after its GPU's context died.
         slots: batches in flight at the same time.
         patience: seconds that the first frame of a batch waits for others, where the engine takes several.
+        runtime: name of the backend that runs it, which may not be the one its target has.
     """
 
     def __init__(
@@ -72,8 +73,9 @@ class Network:
         reopen: Callable[[], Engine] | None = None,
         slots: int = SLOTS,
         patience: float = 0.0,
+        runtime: str = "",
     ) -> None:
-        self.id, self.engine = id, engine
+        self.id, self.engine, self.runtime = id, engine, runtime
         self.preprocess, self.task = preprocess, task
         self.input_name, self.patience = input_name, patience
         self._reopen, self._count = reopen, slots
@@ -158,7 +160,7 @@ def null_network(settings: str = "") -> Network:
     from pathlib import Path
 
     engine = backend("null").load(Path(f"null:{settings}"), EngineOptions())
-    return Network(EngineId("null", "null", "null", "null"), engine)
+    return Network(EngineId("null", "null", "null", "null"), engine, runtime="null")
 
 
 def find_engine(
@@ -224,8 +226,10 @@ def open_network(
         expected=_expectation(manifest),
     )
 
+    name = runtime or manifest.backend
+
     def load() -> Engine:
-        return backend(runtime or manifest.backend).load(entry.engine, options)
+        return backend(name).load(entry.engine, options)
 
     engine = load()
     try:
@@ -235,7 +239,7 @@ def open_network(
         engine.close()
         raise
     id = EngineId(manifest.model, manifest.target, manifest.variant, manifest.key)
-    return Network(id, engine, preprocess, task, input_name, load, slots, patience)
+    return Network(id, engine, preprocess, task, input_name, load, slots, patience, name)
 
 
 def _expectation(manifest: Manifest) -> Expectation:

@@ -165,6 +165,7 @@ class Run:
                 "target": engine.target,
                 "variant": engine.variant,
                 "key": engine.key,
+                "runtime": self.network.runtime,
             },
             "score": self.scoreboard.score(feed.name) if self.scoreboard else None,
             "ended": feed.ended or "shutdown",

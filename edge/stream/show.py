@@ -28,7 +28,7 @@ def show(data: dict[str, Any]) -> None:
     engine = data["feeds"][0]["engine"]
     cores = data["cpu_seconds"] / data["seconds"] if data["seconds"] else 0.0
     console.print(
-        f"{engine['model']}/{engine['target']}/{engine['variant']}, {data['loop']}: "
+        f"{engine['model']}/{engine['target']}/{engine['variant']} by {engine['runtime']}, {data['loop']}: "
         f"{data['seconds']:.1f} s, {cores:.1f} cores, {data['peak_rss_bytes'] / 2**20:.0f} MiB"
     )
     if device := data["device"]:

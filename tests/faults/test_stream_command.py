@@ -14,6 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fakes.cuda import FakeCuda
+from fakes.ort import FakeOnnxRuntime
+from gpus import install
 from streaming import heatmap_graph, log_graph, publish
 
 from edge.cli import main
@@ -47,9 +50,26 @@ def test_a_stored_engine_streams_and_the_summary_says_what_happened(engines: Pat
         "target": "cpu",
         "variant": "fast",
         "key": "key-fast",
+        "runtime": "onnxruntime",
     }
     assert 0 <= data["feeds"][0]["score"]["f1"] <= 1
     assert len(lines.read_text().splitlines()) == 13
+
+
+def test_the_summary_names_the_runtime_that_really_ran(
+    engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An engine of the cpu target may run on a GPU: nothing else in the results would say so."""
+    summary = tmp_path / "s.json"
+    run = ["run", "--model", "tiny", "--engines", engines, "--variant", "fast", "--summary", summary]
+    with FakeCuda() as cuda:
+        install(monkeypatch, cuda, tmp_path)
+        FakeOnnxRuntime(cuda).install(monkeypatch)
+        assert edge([*run, "--backend", "onnxruntime_cuda", "--source", "test:text?size=64x48&frames=3"]) == 0
+        cuda.assert_clean()
+    engine = json.loads(summary.read_text())["feeds"][0]["engine"]
+    assert (engine["target"], engine["runtime"]) == ("cpu", "onnxruntime_cuda")
+    assert "tiny/cpu/fast by onnxruntime_cuda" in capsys.readouterr().err
 
 
 def test_serial_and_overlapped_write_the_same_lines(engines: Path, tmp_path: Path) -> None:
