@@ -331,6 +331,27 @@ def test_a_gpu_that_does_not_come_back_stops_the_run(
     assert data["rebuilds"] == 0 and "ILLEGAL_ADDRESS" in data["stopped"] and code == RuntimeFault.exit_code
 
 
+@pytest.mark.parametrize("serial", [False, True], ids=["overlapped", "serial"])
+def test_a_gpu_that_nothing_revives_stops_the_run_in_good_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, serial: bool
+) -> None:
+    """All that CUDA promises after a fault: every call fails until the process ends."""
+    with FakeCuda(seed=1, revives=False) as cuda:
+        install(monkeypatch, cuda, tmp_path)
+        network = gpu_network(plan(tmp_path))
+        network.warm_up()
+        cuda.fail_next("cuEventSynchronize", "CUDA_ERROR_ILLEGAL_ADDRESS", after=6)
+        data, sink, code = run(network, pictures(20), pictures(20), serial=serial)
+        assert data["rebuilds"] == 0 and "CUDA_ERROR_ILLEGAL_ADDRESS" in data["stopped"]
+        assert code == RuntimeFault.exit_code
+        for row in data["feeds"]:
+            assert row["captured"] == row["delivered"] + row["failed"] + sum(row["dropped"].values())
+            assert row["in_flight"] == 0
+        assert 0 < len(sink.results) == sum(row["delivered"] for row in data["feeds"]) < 40
+        network.close()
+        cuda.assert_clean()  # PyCUDA would abort the process otherwise, whatever its exit code was
+
+
 def test_a_failed_batch_is_counted_and_the_next_one_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
 ) -> None:
