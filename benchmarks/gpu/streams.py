@@ -54,14 +54,10 @@ def page_locked(network: Network, images: Sequence[Image]) -> list[Image]:
     if not network.engine.takes_pictures:
         return list(images)
     frames: Any = cast(PictureEngine, network.engine).frames
-    frames.take(images[0].shape)  # asks for buffers of this size
+    lender = frames.lend(len(images))
+    lender(images[0].shape)  # asks for buffers of this size
     frames.provide_wanted()
-    found = []
-    for image in images:
-        buffer = frames.take(image.shape)
-        buffer[...] = image
-        found.append(buffer)
-    return found
+    return [lender.copy(image) for image in images]
 
 
 @dataclass

@@ -125,7 +125,9 @@ class Lender:
         return np.empty(shape, np.uint8) if buffer is None else buffer
 
     def copy(self, image: Image) -> Image:
-        """The picture in a page-locked buffer; itself, if none is free."""
+        """The picture in a page-locked buffer; itself, if it is in one or none is free."""
+        if self._pool.holds(image):
+            return image
         buffer = self._take(image.shape)
         if buffer is None:
             return image

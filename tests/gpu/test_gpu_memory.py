@@ -58,21 +58,23 @@ def test_rows_of_an_exchange_travel_alone(device: Device) -> None:
 
 def test_frames_are_page_locked_and_come_back_to_their_pool(device: Device) -> None:
     pool, shape = device.frames, (48, 64, 3)
-    pool.take(shape)
+    lender = pool.lend(6)
+    lender(shape)
     pool.provide_wanted()
-    frames = [pool.take(shape) for _ in range(pool.count)]
+    frames = [lender(shape) for _ in range(6)]
     assert all(pool.holds(frame) for frame in frames)
-    assert not pool.holds(pool.take(shape)), "more than there are"
+    assert not pool.holds(lender(shape)), "more than there are"
     addresses = {frame.ctypes.data for frame in frames}
     del frames
-    assert pool.take(shape).ctypes.data in addresses
+    assert lender(shape).ctypes.data in addresses
 
 
 def test_a_page_locked_frame_reaches_the_device(device: Device) -> None:
     pool, shape = device.frames, (50, 70, 3)
-    pool.take(shape)
+    lender = pool.lend(2)
+    lender(shape)
     pool.provide_wanted()
-    frame, stream = pool.take(shape), device.stream()
+    frame, stream = lender(shape), device.stream()
     frame[...] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     exchange = device.exchange((frame.nbytes,), np.uint8, copied=True)
     exchange.upload_from(frame, stream)
