@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.backends import EngineOptions, Expectation
-from edge.backends.trt_api import Capabilities, capabilities, runtime_module
+from edge.backends.trt_api import Capabilities, capabilities, check_driver, runtime_module
 from edge.errors import InputError, RuntimeFault, StoreError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class TensorRTBackend:
 
         device = open_device(_gpu(options))
         try:
-            _check_driver(device, caps, trt.__version__)
+            check_driver(self.module, trt.__version__, device.driver_cuda)
             _check_gpu(path, device, options.expected)
             return TensorRTEngine(trt, caps, device, content, path, options)
         except BaseException:
@@ -101,16 +101,6 @@ def _gpu(options: EngineOptions) -> int:
     with suppress(RuntimeFault):  # there is none: `_check_gpu` says what there is instead
         return find_gpu(wanted)
     return 0
-
-
-def _check_driver(device: Device, caps: Capabilities, version: str) -> None:
-    if device.driver_cuda < caps.min_cuda:
-        has, needs = (f"{major}.{minor}" for major, minor in (device.driver_cuda, caps.min_cuda))
-        raise RuntimeFault(
-            f"the NVIDIA driver is too old for {caps.product} {version}",
-            f"it supports CUDA {has}, CUDA {needs} is needed",
-            "update the driver, or install an older runtime",
-        )
 
 
 def _check_gpu(path: Path, device: Device, expected: Expectation | None) -> None:

@@ -128,6 +128,24 @@ def capabilities(module: str, version: str) -> Capabilities:
     return found
 
 
+def check_driver(module: str, version: str, has: tuple[int, int]) -> None:
+    """Refuse a driver that `version` of `module` cannot work with.
+
+    Args:
+        has: the newest CUDA that the driver supports.
+
+    Raises:
+        RuntimeFault: it is too old.
+    """
+    found = capabilities(module, version)
+    if has < found.min_cuda:
+        raise RuntimeFault(
+            f"the NVIDIA driver is too old for {found.product} {version}",
+            "it supports CUDA {}.{}, CUDA {}.{} is needed".format(*has, *found.min_cuda),
+            "update the driver, or install an older runtime",
+        )
+
+
 def _minor(version: str) -> tuple[int, int]:
     """ "10.13.3.9.post1" → (10, 13)."""
     numbers = [int(n) for n in re.findall(r"\d+", version)[:2]]

@@ -54,7 +54,7 @@ class TensorRTEngine(DeviceEngine):
         self._notes = Notes(trt)
         if caps.plugins:
             trt.init_libnvinfer_plugins(self._notes.logger, "")
-        self._runtime = trt.Runtime(self._notes.logger)
+        self._runtime = self._notes.started(trt.Runtime, f"{caps.product} {trt.__version__}")
         self._check_room(len(content))
         self.engine = self._runtime.deserialize_cuda_engine(content)
         if self.engine is None:

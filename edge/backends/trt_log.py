@@ -10,9 +10,12 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
+
+from edge.errors import RuntimeFault
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,24 @@ class Notes:
             _loggers[trt] = _recorder(trt)
         self.logger = _loggers[trt]
         self._since = next(self.logger.numbers)
+
+    def started(self, kind: Callable[[Any], Any], what: str) -> Any:
+        """A `trt.Builder` or `trt.Runtime`.
+
+        Raises:
+            RuntimeFault: there is none: CUDA does not start, for example because the driver is too old. The
+                bindings say only "factory function returned nullptr", and the library says why as a warning.
+        """
+        try:
+            return kind(self.logger)
+        except TypeError as e:
+            said = self.said("INTERNAL_ERROR", "ERROR", "WARNING")[-3:]
+            raise RuntimeFault(
+                f"{what} does not start",
+                "; ".join(said) or str(e),
+                "check nvidia-smi; update the driver, or install the runtime for an older CUDA; "
+                "`edge doctor` shows versions",
+            ) from e
 
     def said(self, *severities: str) -> tuple[str, ...]:
         """Distinct messages, in order."""

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.backends import Engine, EngineOptions, Expectation, Slot, backend
+from edge.backends.trt_api import check_driver
 from edge.build.layers import Precisions
 from edge.build.profiles import input_shapes, within
 from edge.build.reference import ReferenceSamples
@@ -91,9 +92,7 @@ def finish(draft: Draft, site: Site, judge: Judge, folder: Path, progress: Progr
         ModelError: TensorRT refuses the graph.
         RuntimeFault, MissingPackage: the GPU, its driver or a package is not what is needed.
     """
-    from edge.cuda.device import find_gpu
-
-    gpu = find_gpu(site.gpu.compute_capability)  # before minutes are spent on compiling
+    gpu = _checked_gpu(site)  # before minutes are spent on compiling
     with only_gpu(gpu):
         compiled, peak = _compile(draft, site, progress)
     files = _written(compiled, site, folder)
@@ -121,6 +120,17 @@ def finish(draft: Draft, site: Site, judge: Judge, folder: Path, progress: Progr
         timing_cache=compiled.timing_cache,
         compiler_peak_rss=peak,
     )
+
+
+def _checked_gpu(site: Site) -> int:
+    """The number of the site's GPU, whose driver is new enough for the site's runtime."""
+    from edge.cuda.device import find_gpu
+    from edge.cuda.driver import bindings
+
+    gpu = find_gpu(site.gpu.compute_capability)
+    number = int(bindings().driver.get_driver_version())
+    check_driver(site.runtime, site.version, (number // 1000, number % 1000 // 10))
+    return gpu
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def compile_engine(request: CompileRequest, progress: Progress | None = None) ->
 
     Raises:
         MissingPackage: the runtime is not installed.
-        RuntimeFault: it is too old.
+        RuntimeFault: it is too old, or does not start on this machine.
         ModelError: the parser or the compiler refuses the graph, and the message names the node; or the model
             does not fit into `gpu_memory_mb`.
     """
@@ -141,7 +141,7 @@ class _Job:
         self.notes = Notes(trt)
         if can.plugins:
             trt.init_libnvinfer_plugins(self.notes.logger, "")
-        self.builder = trt.Builder(self.notes.logger)
+        self.builder = self.notes.started(trt.Builder, self.what)
         self.cache = _TimingCache(request, trt) if can.timing_cache else _NoCache()
 
     def parse(self) -> Any:
@@ -233,7 +233,7 @@ class _Job:
         """The inspector's JSON, "" where the engine cannot be loaded; checks the memory it takes."""
         if self.request.capability is not None:
             return ""  # for another machine
-        runtime = self.trt.Runtime(self.notes.logger)
+        runtime = self.notes.started(self.trt.Runtime, self.what)
         loaded = runtime.deserialize_cuda_engine(engine)
         if loaded is None:
             return ""

@@ -78,6 +78,8 @@ class FakeTensorRT:
         self.cuda, self.rtx = cuda, rtx
         self.__version__ = version or ("1.7.1.116" if rtx else "10.3.0")
         self.__name__ = "tensorrt_rtx" if rtx else "tensorrt"
+        self.built_for = 12
+        """The CUDA whose drivers it needs."""
         self._logger: Callable[[], Any] = lambda: None
         self.plugin_logger: Callable[[], Any] = lambda: None
         """What the plugin library logs to: it points there, and keeps nothing alive."""
@@ -103,6 +105,20 @@ class FakeTensorRT:
         if self._logger() is None:
             self._logger = weakref.ref(logger)
         return self._logger()
+
+    def start(self, logger: Any) -> Any:
+        """The logger to use.
+
+        Raises:
+            TypeError: pybind11's, because CUDA does not start.
+        """
+        logger = self.registered(logger)
+        if self.cuda.driver_version < 1000 * self.built_for:
+            link = "http://docs.nvidia.com/cuda/cuda-installation-guide-linux/index.html"
+            text = f"CUDA initialization failure with error: 35. Please check your CUDA installation: {link}"
+            logger.log(Severity.WARNING, text)
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        return logger
 
     def _init_plugins(self, logger: Any, namespace: str) -> bool:
         self.plugin_logger = weakref.ref(logger)
@@ -141,7 +157,7 @@ class Runtime:
     trt: FakeTensorRT
 
     def __init__(self, logger: Any) -> None:
-        self._given, self.logger = logger, self.trt.registered(logger)
+        self._given, self.logger = logger, self.trt.start(logger)
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
         """The engine; None after an error was logged."""

@@ -223,7 +223,8 @@ class Builder:
     trt: FakeTensorRT
 
     def __init__(self, logger: Any) -> None:
-        self._given, self.logger = logger, self.trt.registered(logger)
+        register = self.trt.registered if self.trt.rtx else self.trt.start  # TensorRT-RTX needs no driver
+        self._given, self.logger = logger, register(logger)
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
         return INetworkDefinition()

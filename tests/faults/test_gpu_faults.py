@@ -85,6 +85,16 @@ def test_a_driver_older_than_tensorrt_needs(monkeypatch: pytest.MonkeyPatch, tmp
         cuda.assert_clean()
 
 
+def test_a_runtime_that_does_not_start_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    trt = install(monkeypatch, cuda, tmp_path)
+    trt.built_for = 14
+    error = refused(plan(tmp_path), RuntimeFault, "TensorRT 10.3.0 does not start")
+    assert "CUDA initialization failure with error: 35" in error.why and "driver" in error.fix
+    cuda.assert_clean()
+
+
 def test_a_driver_older_than_pycuda_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with FakeCuda(driver_version=11040) as cuda:
         install(monkeypatch, cuda, tmp_path)

@@ -322,6 +322,19 @@ class TestWithoutAllThatIsNeeded:
         assert why and why.why == "TensorRT 10.7.0 does not know thor, 10.13 or newer is needed"
 
 
+def test_a_driver_too_old_for_the_runtime_is_told_before_minutes_are_spent_on_compiling(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with device(HOPPER, tmp_path) as there:
+        there.cuda.driver_version = 11080
+        monkeypatch.setattr(there.cuda.driver, "get_version", lambda: (11, 8, 0))
+        monkeypatch.setattr(finish, "compile_engine", lambda *a, **k: pytest.fail("it was compiled"))
+        assert there.finish(tar(built, HOPPER)) == 5
+        assert there.published == []
+    said = " ".join(capsys.readouterr().err.split())
+    assert "driver is too old for TensorRT 10.13.0" in said and "CUDA 12.0 is needed" in said
+
+
 class TestSeveralGpus:
     @pytest.fixture
     def _two(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from edge.build.plan import Plan, Variant
 from edge.build.resources import Abandoned, in_child
 from edge.build.rewrite import planned_precisions, rewrite
 from edge.build.tensorrt import CompileRequest, Profile, compile_engine
-from edge.errors import ModelError
+from edge.errors import ModelError, RuntimeFault
 from edge.targets import TARGETS
 
 
@@ -123,6 +123,24 @@ class TestRequest:
     def test_tensorrt_compiles_for_the_gpu_it_runs_on_only(self, trt: FakeTensorRT) -> None:
         with pytest.raises(ModelError, match=r"TensorRT 10\.3\.0 cannot compile for compute capability 8\.7"):
             compile_engine(request(capability=(8, 7)))
+
+
+def test_a_builder_that_does_not_start_says_why(trt: FakeTensorRT) -> None:
+    trt.built_for = 14
+    with pytest.raises(RuntimeFault, match=r"TensorRT 10\.3\.0 does not start: .* error: 35") as caught:
+        compile_engine(request())
+    assert "driver" in caught.value.fix
+
+
+def test_rtx_that_cannot_load_what_it_compiled_here_says_why(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rtx = FakeTensorRT(cuda, rtx=True)
+    rtx.install(monkeypatch)
+    rtx.built_for = 14
+    with pytest.raises(RuntimeFault, match=r"TensorRT-RTX 1\.7\.1\.116 does not start"):
+        compile_engine(request(runtime="tensorrt_rtx"))
+    assert compile_engine(request(runtime="tensorrt_rtx", capability=(8, 9))).engine  # that needs no driver
 
 
 class TestMemory:
