@@ -9,6 +9,7 @@ renamed call is found before an engine is loaded in the field.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,12 +30,20 @@ def runtime_module(name: str) -> ModuleType:
 
     Raises:
         MissingPackage: it is not installed.
+        RuntimeFault: it is, but a library that it needs is missing or of another version.
     """
+    package, extra = PACKAGES[name]
     try:
         return importlib.import_module(name)
-    except ImportError as e:
-        package, extra = PACKAGES[name]
-        raise missing_package(package, extra, "a TensorRT engine") from e
+    except (ImportError, OSError) as e:
+        if isinstance(e, ModuleNotFoundError) and e.name == name:
+            raise missing_package(package, extra, "a TensorRT engine") from e
+        raise RuntimeFault(
+            f"the package '{package}' is installed, but cannot be imported",
+            str(e),
+            f"pip install --force-reinstall {package}; libraries installed otherwise have to be found "
+            "through LD_LIBRARY_PATH",
+        ) from e
 
 
 # ---------------------------------------------------------------------- differences
@@ -56,7 +65,8 @@ class Capabilities:
         cuda_graph_strategy: captures CUDA graphs by itself, if told to.
         plugins: comes with the plugin library (EfficientNMS_TRT).
         same_version: loads only engines that were built by exactly this version.
-        min_cuda: CUDA version that the driver has to support at least (`cuDriverGetVersion`).
+        min_cuda: CUDA version that the driver has to support at least (`cuDriverGetVersion`), for packages
+            of the oldest CUDA there are; `least_cuda` knows what is installed.
     """
 
     product: str
@@ -83,10 +93,10 @@ _ROWS = (
     # CUDA 12.x drivers by minor-version compatibility: TensorRT 10 support matrix.
     _Row("tensorrt", (10, 3), {"product": "TensorRT"}),
     # The flag is still there and ignored: docstring of NetworkDefinitionCreationFlag.STRONGLY_TYPED.
-    # Driver r535 or newer: TensorRT 11 prerequisites.
+    # Driver r535 or newer for packages of CUDA 12: prerequisites of TensorRT 11.4.
     _Row("tensorrt", (11, 0), {"strongly_typed_flag": False, "min_cuda": (12, 2)}),
-    # Timing caches have no effect and make it ask for a GPU: release notes of TensorRT-RTX 1.1. CUDA 12.9 or
-    # newer: its prerequisites. No EfficientNMS in its plugin registry [measured, 1.7.1].
+    # Timing caches have no effect and make it ask for a GPU: release notes of TensorRT-RTX 1.1. No
+    # EfficientNMS in its plugin registry [measured, 1.7.1].
     _Row(
         "tensorrt_rtx",
         (1, 0),
@@ -97,7 +107,6 @@ _ROWS = (
             "runtime_cache": True,
             "cuda_graph_strategy": True,
             "plugins": False,
-            "min_cuda": (12, 9),
         },
     ),
 )
@@ -138,12 +147,25 @@ def check_driver(module: str, version: str, has: tuple[int, int]) -> None:
         RuntimeFault: it is too old.
     """
     found = capabilities(module, version)
-    if has < found.min_cuda:
+    needs = least_cuda(module, found)
+    if has < needs:
         raise RuntimeFault(
             f"the NVIDIA driver is too old for {found.product} {version}",
-            "it supports CUDA {}.{}, CUDA {}.{} is needed".format(*has, *found.min_cuda),
-            "update the driver, or install an older runtime",
+            "it supports CUDA {}.{}, CUDA {}.{} is needed".format(*has, *needs),
+            f"update the driver, or install what fits it: pip install {PACKAGES[module][0]}-cu{has[0]}",
         )
+
+
+def least_cuda(module: str, found: Capabilities) -> tuple[int, int]:
+    """CUDA version that the driver has to support at least for the packages that are installed.
+
+    Wheels name their CUDA (tensorrt_cu13), and those of CUDA 13 need r580 or newer (prerequisites of TensorRT
+    11.4); within a major version any driver will do (CUDA's minor-version compatibility).
+    """
+    pattern = re.compile(rf"{module}_cu(\d+)")
+    names = (str(d.metadata["Name"]).replace("-", "_").lower() for d in importlib.metadata.distributions())
+    wheels = [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
+    return max(found.min_cuda, (min(wheels, default=0), 0))
 
 
 def _minor(version: str) -> tuple[int, int]:

@@ -10,16 +10,26 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from edge.backends import trt_api
-from edge.backends.trt_api import API, Capabilities, capabilities, runtime_module, used
+from edge.backends.trt_api import (
+    API,
+    Capabilities,
+    capabilities,
+    check_driver,
+    least_cuda,
+    runtime_module,
+    used,
+)
 from edge.errors import MissingPackage, RuntimeFault
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +195,69 @@ def test_an_absent_module_is_named_with_its_package(monkeypatch: pytest.MonkeyPa
     with pytest.raises(MissingPackage, match="needs the package 'tensorrt'") as caught:
         runtime_module("tensorrt")
     assert "pip install tensorrt" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libnvinfer.so.10: cannot open shared object file: No such file or directory"),
+        ModuleNotFoundError("No module named 'tensorrt_libs'", name="tensorrt_libs"),
+        OSError("libcudart.so.12: cannot open shared object file"),
+    ],
+)
+def test_one_that_is_installed_and_broken_is_not_called_absent(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> ModuleType:
+        raise error
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(RuntimeFault, match="installed, but cannot be imported") as caught:
+        runtime_module("tensorrt")
+    assert str(error) == caught.value.why and "reinstall" in caught.value.fix
+
+
+class TestDriver:
+    """The CUDA that a driver has to support is that of the wheels that are installed."""
+
+    @pytest.fixture
+    def installed(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+        def install(*names: str) -> None:
+            found = [SimpleNamespace(metadata={"Name": name}) for name in names]
+            monkeypatch.setattr(importlib.metadata, "distributions", lambda: found)
+
+        return install
+
+    @pytest.mark.parametrize(
+        ("names", "module", "version", "needs"),
+        [
+            (("tensorrt", "tensorrt_cu13", "tensorrt_cu13_libs"), "tensorrt", "10.14.1", (13, 0)),
+            (("tensorrt-cu12",), "tensorrt", "10.14.1", (12, 0)),
+            (("tensorrt-cu12",), "tensorrt", "11.4.0", (12, 2)),
+            (("tensorrt_rtx", "tensorrt_rtx_cu13"), "tensorrt_rtx", "1.7.1", (13, 0)),
+            (("tensorrt_rtx_cu12", "tensorrt_cu13"), "tensorrt_rtx", "1.7.1", (12, 0)),
+            (("tensorrt",), "tensorrt", "10.3.0", (12, 0)),  # JetPack's
+        ],
+    )
+    def test_least_cuda(
+        self,
+        names: tuple[str, ...],
+        module: str,
+        version: str,
+        needs: tuple[int, int],
+        installed: Callable[..., None],
+    ) -> None:
+        installed(*names)
+        assert least_cuda(module, capabilities(module, version)) == needs
+
+    def test_one_that_is_too_old_is_refused_with_the_wheel_that_fits_it(
+        self, installed: Callable[..., None]
+    ) -> None:
+        installed("tensorrt_cu13")
+        with pytest.raises(RuntimeFault, match=r"supports CUDA 12\.8, CUDA 13\.0 is needed") as caught:
+            check_driver("tensorrt", "10.14.1", (12, 8))
+        assert "pip install tensorrt-cu12" in caught.value.fix
+        check_driver("tensorrt", "10.14.1", (13, 0))
 
 
 if __name__ == "__main__":
