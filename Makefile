@@ -2,8 +2,10 @@
 # make test   the whole test suite
 #
 # Both make .venv from requirements.lock first. Another Python: make run PYTHON=python3.12
+# With the packages of the system's Python too, on a Jetson TensorRT: make run VENV_OPTIONS=--system-site-packages
 
 PYTHON ?= python3
+VENV_OPTIONS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 
@@ -74,7 +76,7 @@ setup: .venv/installed
 	  echo "error: $(PYTHON) cannot make virtual environments (venv or ensurepip is missing)"; \
 	  echo "   do: on Debian and Ubuntu: sudo apt install python3-venv"; exit 2; }
 	@echo "installing into .venv (the first time about a minute and 1 GB of disk)"
-	@$(PY) -c '' 2> /dev/null || $(PYTHON) -m venv --clear .venv
+	@$(PY) -c '' 2> /dev/null || $(PYTHON) -m venv --clear $(VENV_OPTIONS) .venv
 	@$(PIP) install --quiet --require-hashes -r requirements.lock
 	@$(PY) -c 'import cv2' || { \
 	  echo "error: OpenCV lacks a library of the system"; \

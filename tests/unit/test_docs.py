@@ -108,6 +108,14 @@ def test_make_targets_exist(page: Path) -> None:
     assert {target for words in named for target in words.split()} <= known
 
 
+@pages
+def test_make_variables_exist(page: Path) -> None:
+    makefile = text(ROOT / "Makefile")
+    for words in re.findall(r"(?:`|^\s*)make ([a-z-]+ [A-Z][^`\n]*)", text(page), re.MULTILINE):
+        for name in re.findall(r"\b([A-Z_]+)=", words):
+            assert f"$({name})" in makefile, f"{page.name} → make … {name}="
+
+
 @pytest.mark.parametrize("kind", TASKS)
 def test_every_key_of_a_task_is_described(kind: str) -> None:
     for name, field in docs.task_settings(kind).model_fields.items():
