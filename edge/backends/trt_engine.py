@@ -52,25 +52,37 @@ class TensorRTEngine(DeviceEngine):
         super().__init__(device, path, options)
         self.trt, self.caps = trt, caps
         self._notes = Notes(trt)
-        if caps.plugins:
-            trt.init_libnvinfer_plugins(self._notes.logger, "")
-        self._runtime = self._notes.started(trt.Runtime, f"{caps.product} {trt.__version__}")
+        self.engine: Any = None
+        self._runtime: Any = None
+        self._contexts = _Contexts(self)
+        try:
+            self._load(content)
+        except BaseException:  # its traceback holds this object until after the device's context is gone
+            self._drop()
+            raise
+
+    def _load(self, content: bytes) -> None:
+        if self.caps.plugins:
+            self.trt.init_libnvinfer_plugins(self._notes.logger, "")
+        what = f"{self.caps.product} {self.trt.__version__}"
+        self._runtime = self._notes.started(self.trt.Runtime, what)
         self._check_room(len(content))
         self.engine = self._runtime.deserialize_cuda_engine(content)
         if self.engine is None:
-            raise self.refused(f"{caps.product} refuses {path}")
-        try:
-            self._contexts = _Contexts(self, hashlib.sha256(content).hexdigest())
-            self._describe()
-        except BaseException:
-            self.engine = None  # before its context goes
-            raise
+            raise self.refused(f"{self.caps.product} refuses {self.path}")
+        self._contexts.configure(hashlib.sha256(content).hexdigest())
+        self._describe()
 
     def _executor(self) -> _Executor:
         return _Executor(self, self._contexts.make())
 
     def _release(self) -> None:
-        self._contexts.close()
+        self._contexts.keep()
+        self._drop()
+
+    def _drop(self) -> None:
+        """End TensorRT's objects, which may not outlive the device's context."""
+        self._contexts.drop()
         self.engine = self._runtime = None
 
     def profile(self, name: str) -> tuple[tuple[int, ...], ...]:
@@ -147,8 +159,18 @@ _DIMS = {0: "batch", 2: "height", 3: "width"}
 class _Contexts:
     """Makes the execution contexts of an engine; on TensorRT-RTX with a cache of the kernels it compiled."""
 
-    def __init__(self, owner: TensorRTEngine, digest: str) -> None:
-        self._owner, self._config, self._cache = owner, None, None
+    def __init__(self, owner: TensorRTEngine) -> None:
+        self._owner = owner
+        self._config: Any = None
+        self._cache: Any = None
+
+    def configure(self, digest: str) -> None:
+        """Once the engine is there.
+
+        Args:
+            digest: of the engine file.
+        """
+        owner = self._owner
         if not owner.caps.runtime_cache:
             return
         trt = owner.trt
@@ -183,12 +205,14 @@ class _Contexts:
             raise owner.refused(f"{owner.path.name}: no execution context")
         return context
 
-    def close(self) -> None:
-        """Keep what was compiled while it ran, for the next start."""
+    def keep(self) -> None:
+        """Save what was compiled while it ran, for the next start."""
         if self._cache is not None and not self._owner.device.lost:
             content = bytes(self._cache.serialize())
             if content and content != self._kept:
                 cache.write(self._name, content)
+
+    def drop(self) -> None:
         self._config = self._cache = None
 
     def _memory(self) -> int:

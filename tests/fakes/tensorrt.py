@@ -78,6 +78,8 @@ class FakeTensorRT:
         self.cuda, self.rtx = cuda, rtx
         self.__version__ = version or ("1.7.1.116" if rtx else "10.3.0")
         self.__name__ = "tensorrt_rtx" if rtx else "tensorrt"
+        self.objects: weakref.WeakSet[Any] = weakref.WeakSet()
+        """What lives in the device's context, and may not outlive it."""
         self.built_for = 12
         """The CUDA whose drivers it needs."""
         self._logger: Callable[[], Any] = lambda: None
@@ -158,6 +160,7 @@ class Runtime:
 
     def __init__(self, logger: Any) -> None:
         self._given, self.logger = logger, self.trt.start(logger)
+        self.trt.objects.add(self)
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
         """The engine; None after an error was logged."""
@@ -193,6 +196,7 @@ class ICudaEngine:
 
     def __init__(self, runtime: Runtime, plan: Plan, weights: Resource) -> None:
         self.runtime, self.plan, self._weights = runtime, plan, weights
+        runtime.trt.objects.add(self)
         self.graph: Graph = graph(plan.onnx)
         self._tensors = {t.name: t for t in (*self.graph.inputs, *self.graph.outputs)}
 
@@ -248,6 +252,7 @@ class IRuntimeConfig:
     def __init__(self, engine: ICudaEngine) -> None:
         self._engine = engine
         self._cache: IRuntimeCache | None = None
+        engine.runtime.trt.objects.add(self)
 
     def create_runtime_cache(self) -> IRuntimeCache:
         return IRuntimeCache(self._engine.runtime.trt)
@@ -266,6 +271,7 @@ class IRuntimeCache:
     def __init__(self, trt: FakeTensorRT) -> None:
         self._header = f"{trt.__version__} sm{trt.cuda.capability}".encode()
         self.loaded = False
+        trt.objects.add(self)
 
     def serialize(self) -> IHostMemory:
         return IHostMemory(self._header)

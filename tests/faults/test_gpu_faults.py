@@ -208,6 +208,22 @@ def test_what_tensorrt_says_is_heard_by_the_engine_it_is_about(
     cuda.assert_clean()
 
 
+@pytest.mark.parametrize("rtx", [False, True], ids=["tensorrt", "tensorrt_rtx"])
+def test_an_engine_that_does_not_load_leaves_nothing_behind_in_its_context(
+    rtx: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    """The error's traceback holds the half-made engine, and is still there when the device is closed."""
+    runtime, version = ("tensorrt_rtx", "1.7.1.116") if rtx else ("tensorrt", "10.3.0")
+    trt = install(monkeypatch, cuda, tmp_path, version, rtx)
+    path, damaged = plan(tmp_path, batch="n", version=version, rtx=rtx), tmp_path / "damaged.plan"
+    damaged.write_bytes(b"not a plan")
+    for file, options in ((damaged, EngineOptions()), (path, EngineOptions(batch=9))):
+        with pytest.raises(RuntimeFault) as caught:
+            backend(runtime).load(file, options)
+        assert caught.tb is not None and not list(trt.objects)
+    cuda.assert_clean()
+
+
 @pytest.mark.parametrize("content", [b"", b"not a plan", bytes(range(256)) * 40])
 def test_a_file_that_is_no_engine(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda, content: bytes
