@@ -62,6 +62,7 @@ class Capabilities:
         strongly_typed_flag: a network is strongly typed on request only.
         timing_cache: times kernels while it builds, and keeps what it measured.
         runtime_cache: compiles the last step when an engine is loaded, and can keep that.
+        kernel_strategy: for open sizes, compiles kernels of the size at hand when told to, at once or later.
         cuda_graph_strategy: captures CUDA graphs by itself, if told to.
         plugins: comes with the plugin library (EfficientNMS_TRT).
         same_version: loads only engines that were built by exactly this version.
@@ -74,6 +75,7 @@ class Capabilities:
     strongly_typed_flag: bool = True
     timing_cache: bool = True
     runtime_cache: bool = False
+    kernel_strategy: bool = False
     cuda_graph_strategy: bool = False
     plugins: bool = True
     same_version: bool = True
@@ -105,10 +107,12 @@ _ROWS = (
             "ahead_of_time": True,
             "timing_cache": False,
             "runtime_cache": True,
-            "cuda_graph_strategy": True,
             "plugins": False,
         },
     ),
+    # CUDA graphs: release notes of TensorRT-RTX 1.2. The kernel strategy is in the C++ API of 1.0 too, but it
+    # is not known whether Python had it then; without it engines work, and switch kernels while they run.
+    _Row("tensorrt_rtx", (1, 2), {"cuda_graph_strategy": True, "kernel_strategy": True}),
 )
 """The differences, oldest version of a module first."""
 
@@ -217,6 +221,9 @@ _GATED = {
     "runtime_cache": """
         ICudaEngine.create_runtime_config IRuntimeConfig.create_runtime_cache IRuntimeConfig.set_runtime_cache
         IRuntimeCache.serialize IRuntimeCache.deserialize""",
+    "kernel_strategy": """
+        IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy
+        DynamicShapesKernelSpecializationStrategy DynamicShapesKernelSpecializationStrategy.EAGER""",
     "cuda_graph_strategy": """
         IRuntimeConfig.cuda_graph_strategy CudaGraphStrategy CudaGraphStrategy.WHOLE_GRAPH_CAPTURE""",
     "plugins": """

@@ -177,6 +177,9 @@ class _Contexts:
         self._config = owner.engine.create_runtime_config()
         if owner.options.graphs and owner.caps.cuda_graph_strategy:
             self._config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        if owner.caps.kernel_strategy:  # else kernels change under a run that goes on, and under its timing
+            eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            self._config.dynamic_shapes_kernel_specialization_strategy = eager
         self._cache = self._config.create_runtime_cache()
         major, minor = owner.device.compute_capability
         self._name = f"runtime/{digest[:16]}-{major}{minor}"  # the cache itself knows versions and driver

@@ -92,7 +92,10 @@ class FakeTensorRT:
         if rtx:
             self.IRuntimeConfig, self.IRuntimeCache = IRuntimeConfig, IRuntimeCache
             self.EngineValidity = trt_types.EngineValidity
-            self.CudaGraphStrategy = trt_types.CudaGraphStrategy
+            if [int(number) for number in self.__version__.split(".")[:2]] >= [1, 2]:
+                self.CudaGraphStrategy = trt_types.CudaGraphStrategy
+                strategies = trt_types.DynamicShapesKernelSpecializationStrategy
+                self.DynamicShapesKernelSpecializationStrategy = strategies
             self.ComputeCapability = trt_types.ComputeCapability
         else:
             self.ITimingCache = trt_builder.ITimingCache
@@ -230,7 +233,7 @@ class ICudaEngine:
             text = f"Error Code 2: OutOfMemory (Requested size was {CONTEXT_BYTES} bytes.)"
             self.runtime.logger.log(Severity.ERROR, text)
             return None
-        return IExecutionContext(self, scratch)
+        return IExecutionContext(self, scratch, how)
 
     def create_engine_inspector(self) -> EngineInspector:
         return EngineInspector(self)
@@ -248,6 +251,7 @@ class IRuntimeConfig:
     """How TensorRT-RTX runs an engine."""
 
     cuda_graph_strategy = trt_types.CudaGraphStrategy.DISABLED
+    dynamic_shapes_kernel_specialization_strategy = trt_types.DynamicShapesKernelSpecializationStrategy.LAZY
 
     def __init__(self, engine: ICudaEngine) -> None:
         self._engine = engine
@@ -284,8 +288,9 @@ class IRuntimeCache:
 class IExecutionContext:
     """One execution at a time: its scratch memory is its own, and belongs to the work in flight."""
 
-    def __init__(self, engine: ICudaEngine, scratch: Resource) -> None:
-        self.engine, self._scratch = engine, scratch
+    def __init__(self, engine: ICudaEngine, scratch: Resource, how: Any = None) -> None:
+        self.engine, self._scratch, self.how = engine, scratch, how
+        engine.runtime.trt.objects.add(self)
         self._shapes: dict[str, Shape] = {t.name: t.shape for t in engine.graph.inputs}
         self._addresses: dict[str, int] = {}
         self._bound: tuple[Work, Any] | None = None

@@ -24,6 +24,9 @@ ProfilingVerbosity = enum.Enum("ProfilingVerbosity", {"LAYER_NAMES_ONLY": 0, "NO
 LayerInformationFormat = enum.Enum("LayerInformationFormat", {"ONELINE": 0, "JSON": 1})
 EngineValidity = enum.Enum("EngineValidity", {"VALID": 0, "SUBOPTIMAL": 1, "INVALID": 2})
 CudaGraphStrategy = enum.Enum("CudaGraphStrategy", {"DISABLED": 0, "WHOLE_GRAPH_CAPTURE": 1})
+DynamicShapesKernelSpecializationStrategy = enum.Enum(
+    "DynamicShapesKernelSpecializationStrategy", {"LAZY": 0, "EAGER": 1, "NONE": 2}
+)
 ErrorCode = enum.Enum("ErrorCode", {"SUCCESS": 0, "INVALID_NODE": 6, "UNSUPPORTED_NODE": 8})
 ComputeCapability = enum.Enum(
     "ComputeCapability",

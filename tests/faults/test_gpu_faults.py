@@ -239,6 +239,30 @@ def test_an_engine_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     refused(tmp_path / "none.plan", InputError, "cannot read")
 
 
+def test_the_first_tensorrt_rtx_has_fewer_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    install(monkeypatch, cuda, tmp_path, "1.1.1.26", rtx=True)
+    path = plan(tmp_path, version="1.1.1.26", rtx=True)
+    with closing(backend("tensorrt_rtx").load(path, EngineOptions())) as engine:
+        engine.run({"image": np.zeros((1, 3, SIZE, SIZE), np.float32)})
+    cuda.assert_clean()
+
+
+def test_kernels_for_open_sizes_are_compiled_before_they_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    """Compiled in the background they would take over in the middle of a run, or of its timing."""
+    trt = install(monkeypatch, cuda, tmp_path, "1.7.1.116", rtx=True)
+    path = plan(tmp_path, batch="n", version="1.7.1.116", rtx=True)
+    with closing(backend("tensorrt_rtx").load(path, EngineOptions())) as engine:
+        engine.slot()
+        (context,) = (found for found in trt.objects if isinstance(found, trt.IExecutionContext))
+        assert context.how.dynamic_shapes_kernel_specialization_strategy.name == "EAGER"
+        del context
+    cuda.assert_clean()
+
+
 def test_shapes_outside_the_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
     install(monkeypatch, cuda, tmp_path)
     graph = heatmap_graph(tmp_path / "tiny.onnx", "h", "w", "n")

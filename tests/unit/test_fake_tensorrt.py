@@ -275,7 +275,9 @@ def test_what_it_cannot_compile_is_refused(
             compile_engine(CompileRequest(model.SerializeToString(), "tensorrt"))
 
 
-@pytest.mark.parametrize("module, version", [("tensorrt", "10.3.0"), ("tensorrt_rtx", "1.7.1.116")])
+@pytest.mark.parametrize(
+    "module, version", [("tensorrt", "10.3.0"), ("tensorrt_rtx", "1.1.1.26"), ("tensorrt_rtx", "1.7.1.116")]
+)
 def test_it_has_every_attribute_that_the_project_uses(module: str, version: str) -> None:
     with FakeCuda() as cuda:
         trt = FakeTensorRT(cuda, version, rtx=module == "tensorrt_rtx")

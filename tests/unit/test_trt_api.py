@@ -171,6 +171,10 @@ class TestCapabilities:
         assert (rtx.ahead_of_time, rtx.timing_cache, rtx.plugins) == (True, False, False)
         assert rtx.runtime_cache and rtx.cuda_graph_strategy and not full.runtime_cache
 
+    def test_the_first_rtx_cannot_capture_cuda_graphs_by_itself(self) -> None:
+        assert not capabilities("tensorrt_rtx", "1.1.1.26").cuda_graph_strategy
+        assert capabilities("tensorrt_rtx", "1.2.0.44").cuda_graph_strategy
+
     def test_a_version_nobody_knows_yet_is_like_the_newest(self) -> None:
         assert capabilities("tensorrt", "12.0") == capabilities("tensorrt", "11.0")
         assert capabilities("tensorrt_rtx", "2.0") == capabilities("tensorrt_rtx", "1.7")
