@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--variant", default="all", help="one variant, or all (default: %(default)s)")
     add("--seconds", type=float, default=5.0, help="time for each engine (default: %(default)g)")
     add("--threads", type=int, default=0, metavar="N", help="processor threads (default: all)")
+    add("--gpu", type=int, metavar="N", help="which GPU (default: the first that the engine is for)")
     add("--engines", type=Path, metavar="DIR", default=Path("engines"), help="the engine store")
     add("--json", metavar="FILE", help="write the rows as JSON; - for standard output")
 
@@ -43,14 +45,17 @@ def run(args: argparse.Namespace) -> int:
         UsageError: an argument is wrong, or there is no such engine.
         StoreError, RuntimeFault: an engine cannot be loaded.
     """
-    if args.seconds <= 0 or args.threads < 0:
-        raise UsageError(f"--seconds {args.seconds:g} --threads {args.threads}", "below the least possible")
-    lanes = [Lane(entry, _open(entry, args.threads)) for entry in _engines(args)]
-    try:
+    if args.seconds <= 0 or min(args.threads, args.gpu or 0) < 0:
+        given = f"--seconds {args.seconds:g} --threads {args.threads}"
+        given += f" --gpu {args.gpu}" if args.gpu is not None else ""
+        raise UsageError(given, "below the least possible")
+    lanes: list[Lane] = []
+    with ExitStack() as opened:
+        for entry in _engines(args):
+            network = _open(entry, args.threads, args.gpu)
+            opened.callback(network.close)
+            lanes.append(Lane(entry, network))
         measure(lanes, args.seconds)
-    finally:
-        for lane in lanes:
-            lane.network.close()
     rows = [row(lane, lanes) for lane in lanes]
     if args.json:
         _write(rows, args.json)
@@ -86,11 +91,11 @@ def _engines(args: argparse.Namespace) -> list[Entry]:
     return [find_engine(store, args.model, target, variant) for variant in here]
 
 
-def _open(entry: Entry, threads: int) -> Network:
+def _open(entry: Entry, threads: int, gpu: int | None) -> Network:
     from edge.backends import EngineOptions
     from edge.stream.network import open_network, usable_cores
 
-    return open_network(entry, EngineOptions(threads=threads or usable_cores()))
+    return open_network(entry, EngineOptions(threads=threads or usable_cores(), gpu=gpu))
 
 
 def measure(lanes: list[Lane], seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,26 @@ images = "{graphs.pictures(folder / "pictures", 5)}"
 """
     )
     return config
+
+
+@pytest.mark.skipif(bool(kernel_on_host.ABSENT), reason=kernel_on_host.ABSENT)
+def test_a_second_engine_that_does_not_load_leaves_nothing_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PyCUDA ends the process with an abort where a context is left open."""
+    with device(HOPPER, tmp_path) as here:
+        kernel_on_host.install(here.cuda, monkeypatch, tmp_path / "cache")
+        assert here.build("--model", str(detector(tmp_path)), "--targets", "local") == 0
+        runtime, engines = sys.modules["tensorrt"].Runtime, []
+        real = runtime.deserialize_cuda_engine
+
+        def once(self: Any, content: bytes) -> Any:
+            engines.append(content)
+            return real(self, content) if len(engines) == 1 else None
+
+        monkeypatch.setattr(runtime, "deserialize_cuda_engine", once)
+        assert main(["bench", "--model", "net", "--seconds", "0.05", "--engines", str(here.store.root)]) == 5
+        assert len(engines) == 2 and "refuses" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(bool(kernel_on_host.ABSENT), reason=kernel_on_host.ABSENT)
