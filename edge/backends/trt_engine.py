@@ -114,7 +114,7 @@ class TensorRTEngine(DeviceEngine):
         Raises:
             OutOfDeviceMemory: less is free.
         """
-        free = self.device.free_memory()
+        free = self.device.room()
         if nbytes > free:
             raise OutOfDeviceMemory(
                 f"{self.path.name} does not fit on {self.device.name}",
@@ -198,7 +198,7 @@ class _Contexts:
         args = () if self._config is None else (self._config,)
         context = owner.engine.create_execution_context(*args)
         if context is None:
-            need, free = self._memory(), owner.device.free_memory()
+            need, free = self._memory(), owner.device.room()
             if need > free:
                 raise OutOfDeviceMemory(
                     f"{owner.path.name}: no room for another slot on {owner.device.name}",

@@ -137,8 +137,11 @@ class Device:
     def free_memory(self) -> int:
         """Bytes that nobody uses, this process or another."""
         with cuda_errors("cannot ask the GPU's memory"):
-            free = int(self._cuda.driver.mem_get_info()[0])
-        # On a Jetson the driver does not count what the system's file cache would give back.
+            return int(self._cuda.driver.mem_get_info()[0])
+
+    def room(self) -> int:
+        """Bytes that can be allocated: on a Jetson also what the system's file cache would give back."""
+        free = self.free_memory()
         return max(free, available_memory()) if self.integrated else free
 
     def stream(self, priority: int = 0) -> Stream:
