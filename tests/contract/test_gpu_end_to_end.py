@@ -15,7 +15,7 @@ import pytest
 from devices import HOPPER, L4, ORIN, Board, Device, device
 
 from edge.cli import main
-from edge.stream.network import WARM_UP
+from edge.stream.network import SLOTS, WARM_UP
 
 BOARDS = [pytest.param(board, id=board.target) for board in (HOPPER, ORIN, L4)]
 
@@ -35,6 +35,18 @@ def video(path: Path, frames: int = 40) -> Path:
         writer.write(cv2.resize(random.integers(0, 256, (6, 8, 3), np.uint8), (64, 48)))
     writer.release()
     return path
+
+
+def benched(here: Device, report: Path) -> dict[str, int]:
+    """Batches that `edge bench` keeps in flight on each target; where several are, the clock counts."""
+    found = {}
+    for target in (here.board.target, "cpu"):
+        words = ["--target", target, "--variant", "exact", "--seconds", "0.05", "--json", str(report)]
+        assert main(["bench", "--model", "net", *words, "--engines", str(here.store.root)]) == 0
+        (row,) = json.loads(report.read_text())
+        assert row["per_second"] > 0
+        found[target] = row["in_flight"]
+    return found
 
 
 def detector(folder: Path) -> Path:
@@ -108,8 +120,9 @@ def test_a_gpu_gives_what_the_processor_gives(
         serial, _ = run(here, film, "--variant", "exact", "--serial", "--slots", "1")
         on_cpu, _ = run(here, film, "--variant", "exact", "--target", "cpu")
         store = str(here.store.root)
-        assert main(["bench", "--model", "net", "--seconds", "0.05", "--engines", store]) == 0
+        in_flight = benched(here, tmp_path / "bench.json")
         assert main(["inspect", f"net/{board.target}/exact", "--engines", store]) == 0
+    assert in_flight == {board.target: SLOTS, "cpu": 1}
     assert [line["target"] for line in on_gpu] == [board.target] * 40
     assert summary["device"]["batches"] == 40 and summary["device"]["allocations_after_warm_up"] == 0
     batches = 40 + 2 * WARM_UP  # of which each copies the candidates and the sum, and not the raw output
