@@ -82,6 +82,10 @@ class StageTimes:
         return {stage: _ms(histogram.mean) for stage, histogram in self.histograms.items()}
 
 
+ONE_IN = 4
+"""Batches of which one is judged for overlap: it takes longer than everything else that is counted."""
+
+
 class DeviceTimes:
     """How long the device's stages took, and how much of the copying ran beside another batch's execution.
 
@@ -94,6 +98,7 @@ class DeviceTimes:
         self._margin = slots + 1
         self._window: deque[Mapping[str, Span]] = deque(maxlen=2 * self._margin + 1)
         self._moved = self._hidden = 0.0
+        self._until_judged = 0
 
     @property
     def batches(self) -> int:
@@ -105,7 +110,10 @@ class DeviceTimes:
             self.histograms[stage].add(end - start)
         self._window.append(spans)
         if len(self._window) == self._window.maxlen:
-            self._judge(self._margin)
+            self._until_judged -= 1
+            if self._until_judged < 0:
+                self._until_judged = ONE_IN - 1
+                self._judge(self._margin)
 
     def summary(self) -> dict[str, Any]:
         """Means in milliseconds; `overlap_ratio` is None before enough batches ran beside each other."""

@@ -301,7 +301,8 @@ def has_nan(outputs: Mapping[str, Array], index: int | None = None) -> bool:
     cause too, needs the closer look. Where the device has summed up already, its sum is all there is.
     """
     if SUM in outputs:
-        return not np.isfinite(outputs[SUM] if index is None else outputs[SUM][index]).all()
+        sums = outputs[SUM].tolist() if index is None else [outputs[SUM].item(index)]
+        return not all(map(math.isfinite, sums))
     for array in outputs.values():
         if array.dtype.kind != "f":
             continue
