@@ -183,7 +183,7 @@ class _Contexts:
         self._cache = self._config.create_runtime_cache()
         major, minor = owner.device.compute_capability
         self._name = f"runtime/{digest[:16]}-{major}{minor}"  # the cache itself knows versions and driver
-        self._kept = cache.read(self._name)
+        self._kept = cache.read_sealed(self._name)  # a damaged one never reaches TensorRT
         if self._kept and not self._cache.deserialize(self._kept):
             log.info("the runtime cache %s was not usable", self._name)
         self._config.set_runtime_cache(self._cache)
@@ -213,7 +213,7 @@ class _Contexts:
         if self._cache is not None and not self._owner.device.lost:
             content = bytes(self._cache.serialize())
             if content and content != self._kept:
-                cache.write(self._name, content)
+                cache.write_sealed(self._name, content)
 
     def drop(self) -> None:
         self._config = self._cache = None

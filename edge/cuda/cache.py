@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+
+_DIGEST = hashlib.sha256().digest_size
 
 
 def folder() -> Path:
@@ -39,3 +42,21 @@ def write(name: str, content: bytes) -> bool:
             with suppress(OSError):
                 temporary.unlink()
         return False
+
+
+def sealed(content: bytes) -> bytes:
+    """An entry that tells when it was damaged: the content behind its own SHA-256."""
+    return hashlib.sha256(content).digest() + content
+
+
+def read_sealed(name: str) -> bytes | None:
+    """The content of an entry of `write_sealed`; None if there is none or it is not whole."""
+    entry = read(name)
+    if entry is None or hashlib.sha256(entry[_DIGEST:]).digest() != entry[:_DIGEST]:
+        return None
+    return entry[_DIGEST:]
+
+
+def write_sealed(name: str, content: bytes) -> bool:
+    """`write`, so that `read_sealed` gives it only as it is now."""
+    return write(name, sealed(content))

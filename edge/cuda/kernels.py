@@ -35,7 +35,6 @@ OPTIONS = ("--std=c++17",)
 ARGUMENTS = "P" * 7 + "i" * 12
 """The members of `Job` in preprocess.cu, as `struct` names their types."""
 
-_DIGEST = hashlib.sha256().digest_size
 _SECONDS = 120.0
 _INSTALL = (
     "pip install nvidia-cuda-nvrtc (nvidia-cuda-nvrtc-cu12 for drivers of CUDA 12), or the CUDA toolkit"
@@ -194,10 +193,10 @@ def _images(capability: ComputeCapability, problems: list[str]) -> Iterator[byte
 def _made_by(compiler: Compiler, capability: ComputeCapability) -> bytes:
     source = SOURCE.read_text(encoding="utf-8")
     name = f"{_prefix(source, capability)}{compiler.name}.cubin"
-    if (content := _unsealed(cache.read(name))) is not None:
+    if (content := cache.read_sealed(name)) is not None:
         return content
     content = compiler.compile(source, _arch(capability))
-    if not cache.write(name, sealed(content)):
+    if not cache.write_sealed(name, content):
         log.info("the compiled kernel cannot be kept in %s", cache.folder())
     return content
 
@@ -212,20 +211,8 @@ def _cached(capability: ComputeCapability) -> list[bytes]:
     """What any compiler has made for this GPU."""
     prefix = _prefix(SOURCE.read_text(encoding="utf-8"), capability)
     names = sorted(path.name for path in cache.folder().glob(f"{prefix}*.cubin"))
-    entries = [_unsealed(cache.read(name)) for name in names]
+    entries = [cache.read_sealed(name) for name in names]
     return [content for content in entries if content is not None]
-
-
-def sealed(content: bytes) -> bytes:
-    """A cache entry: the content behind its own SHA-256."""
-    return hashlib.sha256(content).digest() + content
-
-
-def _unsealed(entry: bytes | None) -> bytes | None:
-    """The content of a cache entry; None if there is none or it is damaged."""
-    if entry is None or hashlib.sha256(entry[_DIGEST:]).digest() != entry[:_DIGEST]:
-        return None
-    return entry[_DIGEST:]
 
 
 def _arch(capability: ComputeCapability) -> str:

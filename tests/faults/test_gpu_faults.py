@@ -263,6 +263,35 @@ def test_kernels_for_open_sizes_are_compiled_before_they_run(
     cuda.assert_clean()
 
 
+def test_a_damaged_runtime_cache_never_reaches_tensorrt_rtx(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    trt = install(monkeypatch, cuda, tmp_path, "1.7.1.116", rtx=True)
+    path = plan(tmp_path, version="1.7.1.116", rtx=True)
+    given: list[bytes] = []
+    real = trt.IRuntimeCache.deserialize
+
+    def watched(self: Any, blob: bytes) -> bool:
+        given.append(bytes(blob))
+        return bool(real(self, blob))
+
+    monkeypatch.setattr(trt.IRuntimeCache, "deserialize", watched)
+
+    def start() -> None:
+        backend("tensorrt_rtx").load(path, EngineOptions()).close()
+
+    start()
+    (entry,) = (tmp_path / "cache" / "runtime").iterdir()
+    start()
+    assert len(given) == 1  # what the first left
+    entry.write_bytes(entry.read_bytes()[:-1] + b"?")
+    start()
+    assert len(given) == 1
+    start()  # it was written anew
+    assert given == [given[0]] * 2
+    cuda.assert_clean()
+
+
 def test_shapes_outside_the_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda) -> None:
     install(monkeypatch, cuda, tmp_path)
     graph = heatmap_graph(tmp_path / "tiny.onnx", "h", "w", "n")

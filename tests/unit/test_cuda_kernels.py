@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edge.cuda import kernels, nvrtc
+from edge.cuda import cache, kernels, nvrtc
 from edge.errors import DeviceLost, MissingPackage, RuntimeFault, UsageError
 
 ORIN = (8, 7)
@@ -165,7 +165,7 @@ def test_a_cubin_that_the_driver_refuses_gives_way_to_an_older_one(toolchain):
     toolchain.behave(release="13.0")
     board = Board(RuntimeFault("cannot load a GPU kernel", "CUDA_ERROR_INVALID_IMAGE"))
     (older,) = [e for e in kernels.cache.folder().iterdir() if "12.8" in e.name]
-    older.write_bytes(kernels.sealed(b"made by 12.8"))
+    older.write_bytes(cache.sealed(b"made by 12.8"))
 
     kernels.load(board)  # type: ignore[arg-type]
 
