@@ -266,9 +266,7 @@ def _engine_rows(entry: Entry) -> list[tuple[str, str]]:
 
 def _builder(m: Manifest) -> str:
     """What compiled it; a bundle nothing has compiled yet."""
-    return (
-        f"{m.builder.name} {m.builder.version}" if m.state != "bundle" else "the planner, uncompiled,"
-    )
+    return f"{m.builder.name} {m.builder.version}" if m.state != "bundle" else "the planner, uncompiled,"
 
 
 def latency_text(latency: Latency | None) -> str:
