@@ -84,6 +84,7 @@ class Pipeline:
         self._batches = 0
         self.rebuilds = 0
         self.stopped: DeviceLost | None = None
+        self._batch = network.batch
         self._idle, self._flying = deque(self.slots), deque[Flight]()
 
     def device_summary(self) -> dict[str, Any] | None:
@@ -135,9 +136,11 @@ class Pipeline:
         taken = self.admission.take(wait)
         if taken is None:
             return []
+        if self._batch == 1:
+            return [taken[1]]
         lanes, frames = [taken[0]], [taken[1]]
         until = frames[0].captured + self.network.patience
-        while len(frames) < self.network.batch and self.admission.may_give(lanes):
+        while len(frames) < self._batch and self.admission.may_give(lanes):
             more = self.admission.take(True, min(until, time.perf_counter() + SLICE))
             if more is not None:
                 lanes.append(more[0])
@@ -193,27 +196,29 @@ class Pipeline:
         if slot.spans:
             self._count(slot.spans)
         for index, rider in enumerate(flight.riders):
-            self._interpret(flight, rider, index, outputs, executed)
-            executed = time.perf_counter()
+            executed = self._interpret(flight, rider, index, outputs, executed)
         return slot
 
     def _interpret(
-        self, flight: Flight, rider: Rider, index: int, outputs: Mapping[str, Array], executed: float
-    ) -> None:
+        self, flight: Flight, rider: Rider, index: int, outputs: Mapping[str, Array], begun: float
+    ) -> float:
+        """Deliver the finding of picture `index`; when that was."""
         feed, frame, placement = rider
         try:
             flags = ("nan",) if has_nan(outputs, index) else ()
             payload = self.network.interpret(outputs, placement, index)
         except Exception as e:
             self._fail(feed, "postprocess", e)
-            return
-        stages = _stages(flight, frame, executed, time.perf_counter())
+            return time.perf_counter()
+        done = time.perf_counter()
+        stages = _stages(flight, frame, begun, done)
         feed.times.add(stages)
         if flags:
             self._flag(feed, flags)
         feed.account.deliver()
-        feed.last_delivered = time.perf_counter()
+        feed.last_delivered = done
         self.deliver(Result(frame, self.network.id, payload, stages, flags))
+        return done
 
     def _count(self, spans: Mapping[str, Span]) -> None:
         self.device_times.add(spans)

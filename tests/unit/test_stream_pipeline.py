@@ -157,3 +157,23 @@ def test_open_sizes_are_filled_in_from_the_options(tmp_path: Path) -> None:
     Run(network, [feed("a", Script(pictures(3)))], [("collect:", sink)]).go()
     assert len(sink.results) == 3
     network.close()
+
+
+def test_frames_of_several_feeds_share_an_inference_on_the_processor_too(tmp_path: Path) -> None:
+    graph = heatmap_graph(tmp_path / "open.onnx", batch="n")
+    found = []
+    for batch in (1, 3):
+        network = network_of(graph, EngineOptions(threads=1, batch=batch, size=(32, 32)))
+        network.patience = 0.05
+        sizes: list[int] = []
+        for slot in network.slots():
+            submit = slot.submit
+            slot.submit = lambda rows, submit=submit: (sizes.append(rows), submit(rows))[1]  # type: ignore[method-assign]
+        sink = Collect()
+        feeds = [feed(name, Script(pictures(7, seed))) for seed, name in enumerate("abc")]
+        Run(network, feeds, [("collect:", sink)]).go()
+        network.close()
+        assert sum(sizes) == 21 and max(sizes) == batch
+        results = sorted(sink.results, key=lambda result: (result.frame.feed, result.frame.seq))
+        found.append([result.payload.to_json() for result in results])
+    assert found[0] == found[1]
