@@ -148,8 +148,17 @@ class Pipeline:
             elif time.perf_counter() >= until:
                 break
             elif self._flying and self._flying[0].slot.done():
-                self._land()  # its result has not to wait for this batch
+                self._land_before(frames)
         return frames
+
+    def _land_before(self, frames: list[Frame]) -> None:
+        """A result that is there has not to wait for the batch that these frames are taken for."""
+        try:
+            self._land()
+        except DeviceLost as lost:
+            for frame in frames:
+                self._fail(self.feeds[frame.feed], "preprocess", lost)
+            raise
 
     def _launch(self, slot: Slot, frames: list[Frame]) -> Flight | None:
         """Fill the slot and start it; None when all its frames failed on the way."""

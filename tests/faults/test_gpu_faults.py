@@ -398,6 +398,28 @@ def test_a_context_lost_while_a_batch_is_filled_loses_that_batch_only(
     cuda.assert_clean()
 
 
+@pytest.mark.parametrize("after", range(0, 40, 3))
+def test_whenever_a_context_is_lost_every_frame_has_one_fate(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda, after: int
+) -> None:
+    install(monkeypatch, cuda, tmp_path)
+    graph = heatmap_graph(tmp_path / "tiny.onnx", batch="n")
+    network = gpu_network(plan(tmp_path, graph=graph), EngineOptions(batch=3), patience=0.004)
+    network.warm_up()
+    for call in ("cuEventSynchronize", "cuMemcpyHtoDAsync"):
+        cuda.fail_next(call, "CUDA_ERROR_ILLEGAL_ADDRESS", after=after)
+    sink = Collect()
+    steps = [[step for p in pictures(8, seed) for step in (p, 0.001 * (seed + 1))] for seed in range(3)]
+    feeds = [feed(f"f{i}", Script(step, live=i > 0)) for i, step in enumerate(steps)]
+    done = Run(network, feeds, [("collect:", sink)]).go()
+    for row in done.data["feeds"]:
+        assert row["in_flight"] == 0
+        assert row["captured"] == row["delivered"] + row["failed"] + sum(row["dropped"].values())
+    assert sum(row["delivered"] for row in done.data["feeds"]) == len(sink.results)
+    network.close()
+    cuda.assert_clean()
+
+
 def test_a_gpu_that_does_not_come_back_stops_the_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: FakeCuda
 ) -> None:

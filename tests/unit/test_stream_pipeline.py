@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,6 +160,14 @@ def test_open_sizes_are_filled_in_from_the_options(tmp_path: Path) -> None:
     network.close()
 
 
+def counted(submit: Any, sizes: list[int]) -> Any:
+    def counting(rows: int) -> None:
+        sizes.append(rows)
+        submit(rows)
+
+    return counting
+
+
 def test_frames_of_several_feeds_share_an_inference_on_the_processor_too(tmp_path: Path) -> None:
     graph = heatmap_graph(tmp_path / "open.onnx", batch="n")
     found = []
@@ -167,8 +176,7 @@ def test_frames_of_several_feeds_share_an_inference_on_the_processor_too(tmp_pat
         network.patience = 0.05
         sizes: list[int] = []
         for slot in network.slots():
-            submit = slot.submit
-            slot.submit = lambda rows, submit=submit: (sizes.append(rows), submit(rows))[1]  # type: ignore[method-assign]
+            slot.submit = counted(slot.submit, sizes)  # type: ignore[method-assign]
         sink = Collect()
         feeds = [feed(name, Script(pictures(7, seed))) for seed, name in enumerate("abc")]
         Run(network, feeds, [("collect:", sink)]).go()
