@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streaming import Collect, Script, feed, heatmap_graph, lost, network_of, pictures
 
-from edge.errors import InputError
+from edge.backends.null import NullEngine
+from edge.errors import DeviceLost, InputError
 from edge.sinks import open_sink
 from edge.sources import Picture
 from edge.stream.faults import Faults
@@ -279,3 +280,27 @@ def test_every_frame_is_accounted_for_whatever_goes_wrong(
         order = sink.sequence(each.name)
         assert order == sorted(set(order))
         assert len(order) == row["delivered"]
+
+
+def test_frames_gathered_while_a_finished_batch_turns_out_lost_are_counted() -> None:
+    class Dying(NullEngine):
+        def slot(self) -> Any:
+            slot = super().slot()
+
+            def wait() -> Any:
+                raise DeviceLost("the context is dead")
+
+            slot.wait = wait  # type: ignore[method-assign]
+            return slot
+
+    network = Network(
+        null_network().id, Dying(batch=2), reopen=lambda: NullEngine(batch=2), slots=3, patience=0.05
+    )
+    first, second = pictures(2)
+    slow = Script([0.3, *pictures(1)])  # may still give a frame: the other feed's second waits for it
+    sink = Collect()
+    feeds = [feed("a", Script([first, 0.1, second])), feed("b", slow)]
+    data = Run(network, feeds, [("collect:", sink)]).go().data
+    rows = {row["feed"]: row for row in data["feeds"]}
+    assert data["rebuilds"] == 1 and rows["a"]["failed"] == 2 and rows["a"]["in_flight"] == 0
+    assert rows["b"]["delivered"] == 1
