@@ -296,11 +296,10 @@ def test_frames_gathered_while_a_finished_batch_turns_out_lost_are_counted() -> 
     network = Network(
         null_network().id, Dying(batch=2), reopen=lambda: NullEngine(batch=2), slots=3, patience=0.05
     )
-    first, second = pictures(2)
-    slow = Script([0.3, *pictures(1)])  # may still give a frame: the other feed's second waits for it
+    slow = Script([0.3, *pictures(1)])  # may still give a frame: the other feed's third waits for it
     sink = Collect()
-    feeds = [feed("a", Script([first, 0.1, second])), feed("b", slow)]
+    feeds = [feed("a", Script(pictures(3))), feed("b", slow)]
     data = Run(network, feeds, [("collect:", sink)]).go().data
     rows = {row["feed"]: row for row in data["feeds"]}
-    assert data["rebuilds"] == 1 and rows["a"]["failed"] == 2 and rows["a"]["in_flight"] == 0
+    assert data["rebuilds"] == 1 and rows["a"]["failed"] == 3 and rows["a"]["in_flight"] == 0
     assert rows["b"]["delivered"] == 1
