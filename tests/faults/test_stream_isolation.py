@@ -294,12 +294,13 @@ def test_frames_gathered_while_a_finished_batch_turns_out_lost_are_counted() -> 
             return slot
 
     network = Network(
-        null_network().id, Dying(batch=2), reopen=lambda: NullEngine(batch=2), slots=3, patience=0.05
+        null_network().id, Dying(batch=3), reopen=lambda: NullEngine(batch=3), slots=3, patience=0.2
     )
-    slow = Script([0.3, *pictures(1)])  # may still give a frame: the other feed's third waits for it
+    slow = Script([0.5, *pictures(1)])  # may still give a frame: the fourth of the others waits for it
     sink = Collect()
-    feeds = [feed("a", Script(pictures(3))), feed("b", slow)]
+    feeds = [feed("a", Script(pictures(2))), feed("b", slow), feed("c", Script(pictures(2)))]
     data = Run(network, feeds, [("collect:", sink)]).go().data
-    rows = {row["feed"]: row for row in data["feeds"]}
-    assert data["rebuilds"] == 1 and rows["a"]["failed"] == 3 and rows["a"]["in_flight"] == 0
-    assert rows["b"]["delivered"] == 1
+    rows = by_name(data)
+    assert data["rebuilds"] == 1 and rows["b"]["delivered"] == 1
+    assert [rows[name]["failed"] for name in "ac"] == [2, 2]
+    assert all(row["in_flight"] == 0 for row in data["feeds"])
