@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from edge.cuda.libcuda import CudaCallError
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Resource:
+class Resource(ABC):
     """What lives in a device's context and is freed once, by its user or with the device."""
 
     def __init__(self, device: Device) -> None:
@@ -37,5 +38,6 @@ class Resource:
         except (driver.Error, CudaCallError) as e:  # a dead context took it along
             log.debug("freeing %s: %s", type(self).__name__, e)
 
+    @abstractmethod
     def _release(self) -> None:
-        raise NotImplementedError
+        """Give it back to the driver, once."""
