@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from edge.config import InputConfig
 from edge.cuda.buffers import Exchange
 from edge.cuda.device import Device
@@ -71,7 +69,7 @@ def assemble(
         executor.resize(rows)
         inputs, outputs = executor.tensors()
         _check_batch((*inputs, *outputs), rows, label)
-        feeder = _feeder(device, executor, inputs, picture, parts)
+        feeder = _feeder(device, executor, inputs, picture, rows, parts)
         fetched = _outputs(device, executor, outputs, wanted, parts)
         slot = DeviceSlot(device, timeline, feeder, executor, fetched, rows, label, turn)
         slot.parts = parts.pop_all()
@@ -83,6 +81,7 @@ def _feeder(
     executor: Bindable,
     inputs: Sequence[TensorSpec],
     picture: Fitting | None,
+    rows: int,
     parts: ExitStack,
 ) -> Feeder:
     if picture is not None:
@@ -99,7 +98,7 @@ def _feeder(
         parts.callback(exchange.free)
         exchange.host[...] = 0
         executor.bind(spec.name, exchange.address)
-    return TensorFeeder(exchanges)
+    return TensorFeeder(exchanges, rows)
 
 
 def _outputs(
@@ -153,8 +152,8 @@ def _check_batch(specs: Sequence[TensorSpec], rows: int, label: str) -> None:
             )
 
 
-def fill(inputs: Mapping[str, Array], feeds: Mapping[str, Array], label: str) -> int:
-    """Write `feeds` into a slot's input arrays; how many rows they have.
+def fill(inputs: Mapping[str, Array], feeds: Mapping[str, Array], batch: int, label: str) -> int:
+    """Write `feeds` into a slot's input arrays; how many rows of the batch they are.
 
     Raises:
         RuntimeFault: an input is missing, unknown, or of a wrong type or shape.
@@ -164,7 +163,8 @@ def fill(inputs: Mapping[str, Array], feeds: Mapping[str, Array], label: str) ->
             f"{label}: inputs {', '.join(sorted(feeds)) or 'none'}",
             f"the engine's inputs are {', '.join(sorted(inputs))}",
         )
-    rows = {len(value) if np.ndim(value) else 1 for value in feeds.values()}
+    whole = all(value.shape == inputs[name].shape for name, value in feeds.items())
+    rows = {batch} if whole else {value.shape[0] if value.ndim else 1 for value in feeds.values()}
     for name, value in feeds.items():
         target = inputs[name]
         if value.dtype != target.dtype or value.shape[1:] != target.shape[1:] or len(rows) > 1:
@@ -172,9 +172,9 @@ def fill(inputs: Mapping[str, Array], feeds: Mapping[str, Array], label: str) ->
                 f"{label}: input '{name}' is {value.dtype} {list(value.shape)}",
                 f"the engine takes {target.dtype} {list(target.shape)}",
             )
-    count = rows.pop()
-    if count > min(len(target) for target in inputs.values()):
-        raise RuntimeFault(f"{label}: a batch of {count}", "it is larger than the engine's", "see --batch")
+    (count,) = rows
+    if not 1 <= count <= batch:
+        raise RuntimeFault(f"{label}: a batch of {count}", f"the engine takes 1 to {batch}", "see --batch")
     for name, value in feeds.items():
-        inputs[name][:count] = value
+        inputs[name][... if whole else slice(count)] = value
     return count

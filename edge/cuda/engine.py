@@ -89,7 +89,7 @@ class DeviceEngine(ABC):
         """
         if self._alone is None:
             self._alone = self.tensor_slot()
-        rows = fill(self._alone.inputs, feeds, self.path.name)
+        rows = fill(self._alone.inputs, feeds, self.batch, self.path.name)
         self._alone.submit(rows)
         return {name: value.copy() for name, value in self._alone.wait().items()}
 

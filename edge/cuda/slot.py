@@ -105,7 +105,8 @@ class DeviceSlot:
         self._start, self._copied, self._ready, self._begun, self._executed, self._done = (
             device.event() for _ in range(6)
         )
-        self._views = {n: {name: o.host[:n] for name, o in outputs.items()} for n in range(1, rows + 1)}
+        self._views = {n: {name: o.host[:n] for name, o in outputs.items()} for n in range(1, rows)}
+        self._views[rows] = {name: o.host for name, o in outputs.items()}
         self.parts = ExitStack()
         """What is freed with the slot: memory of its tensors, its feeder and its execution context."""
         self._turn = turn
@@ -181,6 +182,7 @@ class DeviceSlot:
 
     def _enqueue(self, rows: int, executions: int = 1) -> None:
         feed, work = self._feed, self._work
+        part = None if rows == self._rows else rows  # of a whole batch of one, outputs need no batch axis
         self._timeline.refresh()
         self._resize(rows)
         self._start.record(feed)
@@ -197,7 +199,7 @@ class DeviceSlot:
         if self._turn is not None:
             self._turn.last = self._executed
         for output in self._outputs.values():
-            output.download(work, rows)
+            output.download(work, part)
         self._done.record(work)
 
     def _wait_turn(self) -> None:
@@ -272,10 +274,11 @@ class TensorFeeder:
 
     Args:
         exchanges: the engine's inputs by name, batch first.
+        rows: the most rows of a batch.
     """
 
-    def __init__(self, exchanges: Mapping[str, Exchange]) -> None:
-        self._exchanges = dict(exchanges)
+    def __init__(self, exchanges: Mapping[str, Exchange], rows: int) -> None:
+        self._exchanges, self._rows = dict(exchanges), rows
         self.inputs = {name: exchange.host for name, exchange in exchanges.items()}
 
     def place(self, index: int, image: Image, stream: Stream) -> Placement:
@@ -283,7 +286,7 @@ class TensorFeeder:
 
     def upload(self, stream: Stream, rows: int) -> None:
         for exchange in self._exchanges.values():
-            exchange.upload(stream, rows)
+            exchange.upload(stream, None if rows == self._rows else rows)
 
     def prepare(self, stream: Stream, rows: int) -> None:
         pass

@@ -115,7 +115,7 @@ def a_result_read_without_waiting(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_copy_on_the_wrong_stream(patch: pytest.MonkeyPatch) -> None:
-    replaced(patch, slot.DeviceSlot, "_enqueue", "output.download(work, rows)", "output.download(feed, rows)")
+    replaced(patch, slot.DeviceSlot, "_enqueue", "output.download(work, part)", "output.download(feed, part)")
 
 
 def preprocessing_on_the_wrong_stream(patch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from fakes.cuda import FakeCuda
 from gpus import gpu_network, install, plan
 from kernel_on_host import ABSENT
+from onnx import TensorProto, helper, numpy_helper
 from streaming import Script, feed, heatmap_graph, network_of, pictures
 
-from edge.backends import EngineOptions
+from edge.backends import EngineOptions, backend
 from edge.sources import Allocate, Picture, numpy_memory
 from edge.stream.metrics import DeviceTimes, merged
 from edge.stream.pipeline import SETTLING
@@ -246,6 +248,32 @@ def test_only_the_outputs_that_are_wanted_are_copied(cuda: FakeCuda, tmp_path: P
     everything = network.engine.run({"image": np.zeros((1, 3, 32, 32), np.float32)})
     assert set(everything) == {"heatmap"}
     network.close()
+    cuda.assert_clean()
+
+
+def test_outputs_and_inputs_need_no_batch_axis_where_the_batch_is_one(cuda: FakeCuda, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["image", "gain"], ["louder"], name="mul"),
+        helper.make_node("Reshape", ["louder", "shape"], ["rows"], name="reshape"),
+        helper.make_node("ReduceSum", ["rows"], ["total"], name="sum", keepdims=0),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "flat",
+        [value("image", TensorProto.FLOAT, [1, 3, 4, 4]), value("gain", TensorProto.FLOAT, [3, 1, 1])],
+        [value("rows", TensorProto.FLOAT, [12, 4]), value("total", TensorProto.FLOAT, [])],
+        [numpy_helper.from_array(np.array([12, 4]), "shape")],
+    )
+    path = tmp_path / "flat.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    engine = backend("tensorrt").load(plan(tmp_path, graph=path), EngineOptions())
+    random = np.random.default_rng(0)
+    feeds = {spec.name: random.random(spec.shape, np.float32) for spec in engine.inputs}
+    found = engine.run(feeds)
+    np.testing.assert_allclose(found["rows"], (feeds["image"] * feeds["gain"]).reshape(12, 4))
+    np.testing.assert_allclose(found["total"], found["rows"].sum(), rtol=1e-5)
+    engine.close()
     cuda.assert_clean()
 
 
