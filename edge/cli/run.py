@@ -207,7 +207,16 @@ def _open_network(args: argparse.Namespace, live: bool) -> Network:
     entry = find_engine(Store(args.engines), args.model, args.target, variant, args.backend)
     options = replace(engine_options(args.threads, live, args.serial), gpu=args.gpu, batch=args.batch)
     patience = args.batch_wait_ms / 1e3
-    return open_network(entry, options, args.slots or SLOTS, patience, args.backend)
+    network = open_network(entry, options, args.slots or SLOTS, patience, args.backend)
+    if network.batch < args.batch:
+        takes = network.batch
+        network.close()
+        raise UsageError(
+            f"--batch {args.batch}: {entry.manifest.address} takes {takes} at a time",
+            "its graph was built for that",
+            f"build it with `batch = [1, {args.batch}, {args.batch}]` under [profile]",
+        )
+    return network
 
 
 def _open_sinks(args: argparse.Namespace, feeds: list[Feed]) -> list[tuple[str, Sink]]:

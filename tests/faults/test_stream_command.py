@@ -357,3 +357,15 @@ def test_bench_of_a_model_that_was_never_built_says_how(
     said = capsys.readouterr().err
     assert "did you mean 'tiny'" in said
     assert "edge build --model tin" in said
+
+
+def test_a_batch_that_the_engine_does_not_take_is_refused_with_the_way_to_get_it(
+    engines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--model", "tiny", "--engines", engines, "--source", "test:text?size=64x48&frames=4"]
+    assert edge([*words, "--batch", 4]) == 2
+    said = capsys.readouterr().err
+    assert "tiny/cpu/fast takes 1 at a time" in said and "batch = [1, 4, 4]" in said
+    publish(tmp_path / "open", heatmap_graph(tmp_path / "open.onnx", batch="n"))
+    words[words.index(engines)] = tmp_path / "open"
+    assert edge([*words, "--batch", 4]) == 0
