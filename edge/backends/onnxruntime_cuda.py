@@ -8,13 +8,12 @@ with TensorRT; only the executions themselves run one after the other.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.backends import EngineOptions
+from edge.backends import EngineOptions, engine_file
 from edge.backends.onnxruntime import (
     new_session,
     one_line,
@@ -25,7 +24,7 @@ from edge.backends.onnxruntime import (
 )
 from edge.cuda.device import URGENT, Device, Event, Stream, open_device
 from edge.cuda.engine import DeviceEngine
-from edge.errors import MissingPackage, RuntimeFault, StoreError
+from edge.errors import MissingPackage, RuntimeFault
 from edge.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -43,7 +42,8 @@ def load(path: Path, options: EngineOptions) -> OrtCudaEngine:
 
     Raises:
         MissingPackage: onnxruntime-gpu or PyCUDA is not installed.
-        StoreError: the file is not what `options.expected` says.
+        InputError: the file cannot be read.
+        StoreError: it is not what `options.expected` says.
         RuntimeFault: no driver or GPU, or the runtime refuses the file.
     """
     ort = _runtime()
@@ -51,7 +51,7 @@ def load(path: Path, options: EngineOptions) -> OrtCudaEngine:
         raise RuntimeFault(
             f"ONNX Runtime cannot run {path}", "it is no ONNX file", "use --target cpu with this backend"
         )
-    _check(path, options)
+    engine_file.read(path, options.expected)
     device = open_device(options.gpu or 0)
     try:
         return OrtCudaEngine(ort, device, path, options)
@@ -93,15 +93,6 @@ def _preload(ort: Any) -> str:
         except Exception as e:  # whether it matters is for the session to say
             said.write(one_line(e))
     return " ".join(said.getvalue().split())
-
-
-def _check(path: Path, options: EngineOptions) -> None:
-    if options.expected and hashlib.sha256(path.read_bytes()).hexdigest() != options.expected.sha256:
-        raise StoreError(
-            f"the engine {path} was changed after it was published",
-            "its sha256 is not the one in its manifest; it was not loaded",
-            "build it again, and find out who writes to the engine store",
-        )
 
 
 def _open(ort: Any, path: Path, options: EngineOptions, provider: tuple[str, dict[str, Any]]) -> Any:

@@ -6,14 +6,13 @@ slot does in which order in `edge.cuda.slot`, and what differs between versions 
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.backends import EngineOptions, Expectation
-from edge.backends.trt_api import Capabilities, capabilities, check_driver, runtime_module
-from edge.errors import InputError, RuntimeFault, StoreError
+from edge.backends import EngineOptions, Expectation, engine_file
+from edge.backends.trt_api import PACKAGES, Capabilities, capabilities, check_driver, runtime_module
+from edge.errors import RuntimeFault, StoreError
 
 if TYPE_CHECKING:
     from edge.backends.trt_engine import TensorRTEngine
@@ -36,7 +35,7 @@ class TensorRTBackend:
             RuntimeFault: no driver or GPU, or TensorRT refuses the file.
             OutOfDeviceMemory: it does not fit.
         """
-        content = _read(path, options.expected)
+        content = engine_file.read(path, options.expected)
         trt = runtime_module(self.module)
         caps = capabilities(self.module, trt.__version__)
         self._check_version(path, trt.__version__, caps, options.expected)
@@ -65,8 +64,7 @@ class TensorRTBackend:
             )
 
     def unavailable(self, machine: Machine) -> str:
-        package = self.module.replace("_", "-")
-        missing = [name for name in (package, "pycuda") if name not in machine.packages]
+        missing = [name for name in (PACKAGES[self.module][0], "pycuda") if name not in machine.packages]
         if not machine.gpus:
             return "no NVIDIA GPU"
         return f"{' and '.join(missing)} not installed" if missing else ""
@@ -74,21 +72,6 @@ class TensorRTBackend:
 
 tensorrt = TensorRTBackend("tensorrt")
 tensorrt_rtx = TensorRTBackend("tensorrt_rtx")
-
-
-def _read(path: Path, expected: Expectation | None) -> bytes:
-    """The file's bytes: those that were hashed are those that are deserialized."""
-    try:
-        content = path.read_bytes()
-    except OSError as e:
-        raise InputError(f"cannot read {path}", e.strerror or str(e), "build the engine again") from e
-    if expected is not None and hashlib.sha256(content).hexdigest() != expected.sha256:
-        raise StoreError(
-            f"the engine {path} was changed after it was published",
-            "its sha256 is not the one in its manifest; it was not loaded",
-            "build it again, and find out who writes to the engine store",
-        )
-    return content
 
 
 def _gpu(options: EngineOptions) -> int:

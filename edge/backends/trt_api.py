@@ -125,7 +125,7 @@ def capabilities(module: str, version: str) -> Capabilities:
     Raises:
         RuntimeFault: it is older than any that is supported.
     """
-    rows = [row for row in _ROWS if row.module == module and row.since <= _minor(version)]
+    rows = [row for row in _ROWS if row.module == module and row.since <= minor(version)]
     if not rows:
         package = PACKAGES[module][0]
         oldest = next(row for row in _ROWS if row.module == module)
@@ -172,7 +172,7 @@ def least_cuda(module: str, found: Capabilities) -> tuple[int, int]:
     return max(found.min_cuda, (min(wheels, default=0), 0))
 
 
-def _minor(version: str) -> tuple[int, int]:
+def minor(version: str) -> tuple[int, int]:
     """ "10.13.3.9.post1" → (10, 13)."""
     numbers = [int(n) for n in re.findall(r"\d+", version)[:2]]
     return (numbers[0] if numbers else 0, numbers[1] if len(numbers) > 1 else 0)

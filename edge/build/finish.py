@@ -95,7 +95,7 @@ def finish(draft: Draft, site: Site, judge: Judge, folder: Path, progress: Progr
     gpu = _checked_gpu(site)  # before minutes are spent on compiling
     with only_gpu(gpu):
         compiled, peak = _compile(draft, site, progress)
-    files = _written(compiled, site, folder)
+    files = written(compiled, site.runtime, folder)
     path = files[ENGINE_FILES[site.runtime]]
     options = EngineOptions(
         size=draft.config.input.size,
@@ -125,11 +125,10 @@ def finish(draft: Draft, site: Site, judge: Judge, folder: Path, progress: Progr
 def _checked_gpu(site: Site) -> int:
     """The number of the site's GPU, whose driver is new enough for the site's runtime."""
     from edge.cuda.device import find_gpu
-    from edge.cuda.driver import bindings
+    from edge.cuda.driver import bindings, supported_cuda
 
     gpu = find_gpu(site.gpu.compute_capability)
-    number = int(bindings().driver.get_driver_version())
-    check_driver(site.runtime, site.version, (number // 1000, number % 1000 // 10))
+    check_driver(site.runtime, site.version, supported_cuda(bindings()))
     return gpu
 
 
@@ -175,9 +174,10 @@ def _request(draft: Draft, site: Site) -> CompileRequest:
     return within(request, draft.config.profile, input_shapes(draft.config), next(iter(draft.feeds)))
 
 
-def _written(compiled: Compiled, site: Site, folder: Path) -> dict[str, Path]:
+def written(compiled: Compiled, runtime: str, folder: Path) -> dict[str, Path]:
+    """The engine, and what the compiler tells of its layers, as files by their name in the store."""
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {ENGINE_FILES[site.runtime]: compiled.engine}
+    contents = {ENGINE_FILES[runtime]: compiled.engine}
     if compiled.layers:
         contents["layers.json"] = compiled.layers.encode()
     files = {name: folder / name for name in contents}

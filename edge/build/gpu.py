@@ -14,7 +14,7 @@ from edge.backends.trt_api import PACKAGES, capabilities
 from edge.build import emulate, plan, profiles, rewrite
 from edge.build import lint as linter
 from edge.build.bundle import GRAPH, SCRIPT, documents
-from edge.build.finish import Draft, finish
+from edge.build.finish import ENGINE_FILES, Draft, finish, written
 from edge.build.graph import serialize, sha256
 from edge.build.numerics import QuantType
 from edge.build.plan import Plan, Variant
@@ -160,14 +160,9 @@ def _compiled(shop: Workshop, request: CompileRequest, graph: Path, label: str) 
         request,
         progress=lambda phase, done, total: shop.progress(f"compile {label}", done, total),
     )
-    files = {"engine.rtx": graph.with_name("engine.rtx")}
-    files["engine.rtx"].write_bytes(compiled.engine)
-    if compiled.layers:
-        files["layers.json"] = graph.with_name("layers.json")
-        files["layers.json"].write_text(compiled.layers, encoding="utf-8")
     return _Product(
-        files=files,
-        engine_file="engine.rtx",
+        files=written(compiled, request.runtime, graph.parent),
+        engine_file=ENGINE_FILES[request.runtime],
         reason="compiled ahead of time; accuracy emulated on the processor",
         version=compiled.version,
         warnings=tuple(f"compiler: {text}" for text in (*compiled.findings, *compiled.warnings)),

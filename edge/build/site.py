@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge.backends import backend
+from edge.backends.trt_api import PACKAGES, minor
 from edge.errors import EdgeError, RuntimeFault, StoreError, UsageError
 from edge.machine import Gpu, Machine
 from edge.targets import Target, for_gpu, format_capability
@@ -51,7 +52,7 @@ def find_site(target: Target, machine: Machine) -> Site | None:
         return None
     for runtime in RUNTIMES:
         if not _runtime_obstacle(runtime, target, machine):
-            return Site(gpu, runtime, machine.packages[_package(runtime)])
+            return Site(gpu, runtime, machine.packages[PACKAGES[runtime][0]])
     return None
 
 
@@ -81,21 +82,12 @@ def _runtime_obstacle(runtime: str, target: Target, machine: Machine) -> str:
         return f"{runtime} does not know this GPU"
     if missing := backend(runtime).unavailable(machine):
         return missing
-    version, least = machine.packages[_package(runtime)], target.min_tensorrt or (0, 0)
-    if runtime == "tensorrt" and _numbers(version) < least:
+    version, least = machine.packages[PACKAGES[runtime][0]], target.min_tensorrt or (0, 0)
+    if runtime == "tensorrt" and minor(version) < least:
         return (
             f"TensorRT {version} does not know {target.name}, {'.'.join(map(str, least))} or newer is needed"
         )
     return ""
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """ "10.13.3.9.post1" → (10, 13)."""
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-
-
-def _package(runtime: str) -> str:
-    return runtime.replace("_", "-")
 
 
 def _how_to_get(target: Target, machine: Machine) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge.cuda.buffers import CopiedExchange, DeviceArray, Exchange, MappedExchange
-from edge.cuda.driver import bindings, cuda_errors, fault
+from edge.cuda.driver import bindings, cuda_errors, fault, supported_cuda
 from edge.cuda.libcuda import CudaCallError
 from edge.cuda.resource import Resource
 from edge.errors import DeviceLost, RuntimeFault
@@ -122,8 +122,7 @@ class Device:
     @property
     def driver_cuda(self) -> tuple[int, int]:
         """The newest CUDA that the driver supports: (13, 0)."""
-        number = int(self._cuda.driver.get_driver_version())
-        return number // 1000, number % 1000 // 10
+        return supported_cuda(self._cuda)
 
     @property
     def frames(self) -> FramePool:

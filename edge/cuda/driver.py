@@ -101,19 +101,20 @@ def started(found: Bindings) -> Bindings:
     """
     with cuda_errors("the NVIDIA driver does not start", found):
         found.driver.init()
-        built, has = found.driver.get_version(), found.driver.get_driver_version()
-    if has // 1000 < built[0]:
+        built, has = found.driver.get_version(), supported_cuda(found)
+    if has < (built[0], 0):
         raise RuntimeFault(
-            f"the NVIDIA driver supports CUDA {version_text(has)}",
+            f"the NVIDIA driver supports CUDA {has[0]}.{has[1]}",
             f"PyCUDA was built for CUDA {built[0]}.{built[1]}",
             "update the driver, or build PyCUDA with the older CUDA toolkit",
         )
     return found
 
 
-def version_text(number: int) -> str:
-    """12080 → "12.8"."""
-    return f"{number // 1000}.{number % 1000 // 10}"
+def supported_cuda(found: Bindings) -> tuple[int, int]:
+    """The newest CUDA that the driver supports: (13, 0)."""
+    number = int(found.driver.get_driver_version())
+    return number // 1000, number % 1000 // 10
 
 
 @contextmanager
