@@ -165,6 +165,12 @@ class Engine(Protocol):
         ...
 
     @property
+    def allocations(self) -> int:
+        """Host and device buffers made so far, the same number at every frame of a steady run; 0 where none
+        are counted."""
+        ...
+
+    @property
     def takes_pictures(self) -> bool:
         """Its slots are `PictureSlot`s."""
         ...
@@ -207,11 +213,6 @@ class PictureEngine(Engine, Protocol):
 
     @property
     def frames(self) -> FrameBuffers: ...
-
-    @property
-    def allocations(self) -> int:
-        """Host and device buffers made so far; the same number at every frame of a steady run."""
-        ...
 
 
 class Backend(Protocol):

@@ -51,6 +51,7 @@ class NullEngine:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     takes_pictures = False
+    allocations = 0
 
     def __init__(self, delay: float = 0.0, fail_every: int = 0, batch: int = 1) -> None:
         self.delay, self.fail_every, self.batch = delay, fail_every, batch

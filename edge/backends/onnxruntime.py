@@ -148,7 +148,7 @@ class OrtEngine:
         self.path = path
         self.inputs = tuple(spec_of(t, resolve(t.shape, options)) for t in session.get_inputs())
         self.outputs = tuple(spec_of(t, tuple(d or "?" for d in t.shape)) for t in session.get_outputs())
-        self.takes_pictures = False
+        self.takes_pictures, self.allocations = False, 0
         self.wanted = options.outputs
         self._open_batch = open_batches(session)
         sizes = [spec.shape[0] for spec in self.inputs if spec.shape]

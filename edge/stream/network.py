@@ -98,8 +98,8 @@ class Network:
 
     @property
     def allocations(self) -> int:
-        """Host and device buffers that a GPU engine has made so far."""
-        return cast(PictureEngine, self.engine).allocations if self.engine.takes_pictures else 0
+        """Host and device buffers that the engine has made so far."""
+        return self.engine.allocations
 
     def lender(self) -> Lender | None:
         """Page-locked memory for one more reader's frames; None where no GPU would read them."""
@@ -125,10 +125,12 @@ class Network:
     def warm_up(self) -> None:
         """Run empty batches through every slot: the first ones allocate, compile, and record CUDA graphs."""
         for slot in self.slots():
-            for _ in range(WARM_UP if self.engine.takes_pictures else 1):
+            for _ in range(WARM_UP):
                 self._place_black(slot)
                 slot.submit()
                 slot.wait()
+                if not slot.spans:
+                    break  # no GPU: the first one has done all of that
 
     def reopen(self) -> None:
         """Load the engine again, in a new context.

@@ -181,6 +181,19 @@ def test_a_steady_run_allocates_nothing(cuda: FakeCuda, tmp_path: Path) -> None:
     cuda.assert_clean()
 
 
+def test_allocations_are_counted_where_the_processor_prepares_pictures_too(
+    cuda: FakeCuda, tmp_path: Path
+) -> None:
+    network = gpu_network(plan(tmp_path))
+    network.warm_up()
+    assert not network.engine.takes_pictures and network.allocations > 0
+    graphs = cuda.allocations["graph"]
+    stream(network, Script(pictures(20)))
+    assert cuda.allocations["graph"] == graphs == 2, "each slot records its CUDA graph while it warms up"
+    network.close()
+    cuda.assert_clean()
+
+
 @needs_kernel
 def test_frames_in_page_locked_buffers_are_not_copied_by_the_loop(cuda: FakeCuda, tmp_path: Path) -> None:
     network = gpu_network(plan(tmp_path), pictures=True)
