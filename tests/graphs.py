@@ -17,10 +17,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.build.calibrate import Calibration, Range, calibrate
-from edge.build.graph import Graph, prepare, read
-from edge.build.placement import observed_tensors
 from edge.config import ModelConfig, load_model
+from edge.graph import Graph, prepare, read
+from edge.precision.calibrate import Calibration, Range, calibrate
+from edge.precision.placement import observed_tensors
 
 SIZE = 32
 SHAPE = (3, SIZE, SIZE)

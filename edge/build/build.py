@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge import graph
 from edge.backends import EngineOptions, backend
-from edge.build import calibrate, graph, placement, profiles
+from edge.build import profiles
 from edge.build.carried import carried, finish_carried, unchanged, verified
 from edge.build.gpu import make_for_gpu
 from edge.build.inputs import Inputs, engine_key, gather
-from edge.build.plan import Variant
 from edge.build.processor import make_for_processor
 from edge.build.resources import peak_rss, reset_peak
 from edge.build.rows import Identity, Reporter, Row, attempted, row_of
@@ -30,6 +30,8 @@ from edge.config import ModelConfig
 from edge.errors import GateError
 from edge.machine import Machine
 from edge.manifest import Entry, Manifest, PlanEntry, Tensor
+from edge.precision import calibrate, placement
+from edge.precision.plan import Variant
 from edge.store import Store
 from edge.targets import Target, format_capability
 

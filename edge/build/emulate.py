@@ -17,8 +17,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edge.backends import Engine
-from edge.build.numerics import NUMPY, PRECISION
 from edge.errors import RuntimeFault
+from edge.precision.numerics import NUMPY, PRECISION
 from edge.types import Array
 
 FLOAT = onnx.TensorProto.FLOAT

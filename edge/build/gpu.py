@@ -11,13 +11,10 @@ import onnx
 
 from edge.backends import Engine, EngineOptions, backend
 from edge.backends.trt_api import PACKAGES, capabilities
-from edge.build import emulate, plan, profiles, rewrite
+from edge.build import emulate, profiles, rewrite
 from edge.build import lint as linter
 from edge.build.bundle import GRAPH, SCRIPT, documents
 from edge.build.finish import ENGINE_FILES, Draft, finish, written
-from edge.build.graph import serialize, sha256
-from edge.build.numerics import QuantType
-from edge.build.plan import Plan, Variant
 from edge.build.reference import REFERENCE
 from edge.build.resources import current_rss, in_child
 from edge.build.site import Site
@@ -26,7 +23,11 @@ from edge.build.tensorrt import CompileRequest, compile_engine, refuse_what_cann
 from edge.build.verify import measure
 from edge.build.workshop import Made, Workshop
 from edge.errors import GateError, RuntimeFault
+from edge.graph import serialize, sha256
 from edge.manifest import Accuracy, BuilderInfo
+from edge.precision import plan
+from edge.precision.numerics import QuantType
+from edge.precision.plan import Plan, Variant
 from edge.targets import Target
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import onnx
 
-from edge.build.graph import Graph, input_dims, picture_input, prepare
 from edge.config import GateConfig, InputConfig, ModelConfig, SamplesConfig, TaskConfig
 from edge.errors import ConfigError
+from edge.graph import Graph, input_dims, picture_input, prepare
 
 YOLO_STRIDES = (8, 16, 32)
 

@@ -14,12 +14,12 @@ from typing import Any
 import onnx
 
 from edge import tasks
-from edge.build.calibrate import fingerprint
-from edge.build.graph import sha256
-from edge.build.plan import Variant
 from edge.config import ROOT, ModelConfig
 from edge.errors import ConfigError, InputError
+from edge.graph import sha256
 from edge.machine import Machine
+from edge.precision.calibrate import fingerprint
+from edge.precision.plan import Variant
 from edge.preprocess import Preprocess
 from edge.targets import ComputeCapability, Target
 from edge.tasks import Sample, Task
@@ -188,8 +188,8 @@ def _label_bytes(label: Any) -> bytes:
 def code_sha256() -> str:
     """Hash of the code that makes and judges engines: after an upgrade nothing stale is taken for current."""
     package = ROOT / "edge"
-    files = [f for part in ("build", "tasks", "dicom") for f in package.glob(f"{part}/*.py")]
-    files += [package / "preprocess.py"]
+    files = [f for part in ("build", "precision", "tasks", "dicom") for f in package.glob(f"{part}/*.py")]
+    files += [*package.glob("precision/*.json"), package / "graph.py", package / "preprocess.py"]
     files += [package / "backends" / "trt_api.py", package / "backends" / "onnxruntime.py"]
     digest = hashlib.sha256()
     for file in sorted(files):

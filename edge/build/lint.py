@@ -15,11 +15,11 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from edge.build import numerics
-from edge.build.graph import STANDARD_DOMAINS, Graph, attribute
-from edge.build.numerics import PRECISION
 from edge.build.rewrite import output_axis
 from edge.errors import ModelError
+from edge.graph import STANDARD_DOMAINS, Graph, attribute
+from edge.precision import numerics
+from edge.precision.numerics import PRECISION
 from edge.targets import Target
 
 PARSER_OPSET = 20

@@ -8,7 +8,7 @@ from math import prod
 
 import onnx
 
-from edge.build.graph import WEIGHTED, Graph
+from edge.graph import WEIGHTED, Graph
 
 MIB = 1 << 20
 

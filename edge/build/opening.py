@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edge.build.graph import STANDARD_DOMAINS, Graph, attribute
 from edge.build.tensorrt import Profile
+from edge.graph import STANDARD_DOMAINS, Graph, attribute
 from edge.types import Array
 
 NAMES = {0: "batch", 2: "height", 3: "width"}

@@ -9,13 +9,14 @@ from pathlib import Path
 from statistics import median
 
 from edge.backends import Engine, backend
-from edge.build import plan, rewrite
-from edge.build.graph import sha256
-from edge.build.plan import Plan, Variant
+from edge.build import rewrite
 from edge.build.workshop import Made, Workshop
 from edge.errors import GateError, ModelError, RuntimeFault
+from edge.graph import sha256
 from edge.machine import INT8_DOT, Machine
 from edge.manifest import BuilderInfo
+from edge.precision import plan
+from edge.precision.plan import Plan, Variant
 from edge.targets import Target
 
 ROUNDS, RUNS = 5, 4

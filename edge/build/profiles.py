@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edge.build import graph as graphs
-from edge.build.graph import Graph
+from edge import graph as graphs
 from edge.build.opening import open_dimensions
 from edge.build.tensorrt import CompileRequest, Profile
 from edge.config import ModelConfig, ProfileConfig
 from edge.errors import ConfigError, ModelError
+from edge.graph import Graph
 from edge.types import Array
 
 PROVEN_BATCH = 3

@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edge.build import numerics
-from edge.build.calibrate import Range
-from edge.build.graph import OPSET, Graph, attribute, captured
-from edge.build.placement import Point, points
-from edge.build.plan import Plan
 from edge.errors import ModelError
+from edge.graph import OPSET, Graph, attribute, captured
+from edge.precision import numerics
+from edge.precision.calibrate import Range
+from edge.precision.placement import Point, points
+from edge.precision.plan import Plan
 from edge.targets import Target
 from edge.types import Array
 

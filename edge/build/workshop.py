@@ -10,18 +10,18 @@ from pathlib import Path
 import onnx
 
 from edge.backends import Engine, EngineOptions
-from edge.build.calibrate import Range
 from edge.build.finish import Finished
-from edge.build.graph import Graph, serialize
 from edge.build.opening import dimensions, open_dimensions
-from edge.build.plan import Plan
 from edge.build.reference import REFERENCE, take
 from edge.build.tensorrt import Profile
 from edge.build.verify import Reference, failures, measure
 from edge.config import GateConfig, ModelConfig, ProfileConfig
 from edge.errors import GateError
+from edge.graph import Graph, serialize
 from edge.machine import Machine
 from edge.manifest import Accuracy, BuilderInfo, Tensor
+from edge.precision.calibrate import Range
+from edge.precision.plan import Plan
 from edge.targets import State
 
 Progress = Callable[[str, int, int], None]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from edge.errors import EXIT_DONE, ConfigError, InputError, UsageError
 
 if TYPE_CHECKING:
-    from edge.build.plan import Variant
     from edge.build.rows import Row
     from edge.config import ModelConfig
+    from edge.precision.plan import Variant
 
 STORE = Path("engines")
 
@@ -121,7 +121,7 @@ def _config(args: argparse.Namespace) -> ModelConfig:
 
 
 def _guessed(args: argparse.Namespace) -> ModelConfig:
-    from edge.build import graph
+    from edge import graph
     from edge.build.guess import guess
 
     if not args.calib.is_dir():
@@ -144,8 +144,8 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _variants(text: str) -> list[Variant]:
-    from edge.build.plan import VARIANTS
     from edge.errors import nearest
+    from edge.precision.plan import VARIANTS
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:

@@ -141,7 +141,7 @@ def words(table: NDArray[np.float32], dtype: str, scale: float = 1.0) -> Array:
     Raises:
         UsageError: another type, or a scale that does not fit it.
     """
-    from edge.build import numerics  # the one definition of rounding; it brings onnx along
+    from edge.precision import numerics  # the one definition of rounding; it brings onnx along
 
     precisions = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
     quantizers = {"int8": numerics.quantize_int8, "float8_e4m3fn": numerics.quantize_fp8}

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from edge.backends import EngineOptions, backend
-from edge.build import plan
 from edge.build.emulate import check, emulated
-from edge.build.graph import Graph, attribute
 from edge.build.rewrite import rewrite
 from edge.errors import RuntimeFault
+from edge.graph import Graph, attribute
+from edge.precision import plan
 from edge.targets import TARGETS
 
 Values = NDArray[Any]

@@ -13,8 +13,7 @@ import onnxruntime as ort
 import pytest
 
 from edge.backends import EngineOptions, backend
-from edge.build import emulate, plan, processor
-from edge.build.graph import prepare, serialize
+from edge.build import emulate, processor
 from edge.build.opening import dimensions, open_axes, open_dimensions
 from edge.build.profiles import input_shapes, prove
 from edge.build.rewrite import rewrite
@@ -22,6 +21,8 @@ from edge.build.tensorrt import Profile
 from edge.cli import main
 from edge.config import ModelConfig, load_model
 from edge.errors import ConfigError, ModelError
+from edge.graph import prepare, serialize
+from edge.precision import plan
 from edge.store import Store
 from edge.targets import TARGETS
 

@@ -15,9 +15,9 @@ import pytest
 
 from edge import machine
 from edge.build import gpu, inputs, processor
-from edge.build.graph import sha256
 from edge.build.tensorrt import Compiled, CompileRequest, Progress
 from edge.cli import main
+from edge.graph import sha256
 from edge.store import Store
 
 ROW = {

@@ -20,16 +20,17 @@ from fakes.tensorrt import FakeTensorRT
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.backends.trt_log import Notes
-from edge.build import plan, resources
-from edge.build.graph import Graph, serialize
+from edge.build import resources
 from edge.build.layers import compare_engine, compare_network, origins
 from edge.build.memory import MIB, least_memory
 from edge.build.opening import open_dimensions
-from edge.build.plan import Plan, Variant
 from edge.build.resources import Abandoned, in_child
 from edge.build.rewrite import planned_precisions, rewrite
 from edge.build.tensorrt import CompileRequest, Profile, compile_engine
 from edge.errors import ModelError, RuntimeFault
+from edge.graph import Graph, serialize
+from edge.precision import plan
+from edge.precision.plan import Plan, Variant
 from edge.targets import TARGETS
 
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.build import numerics
 from edge.config import InputConfig
 from edge.cuda import rule
 from edge.cuda.picture import MAX_BYTES, SIZES, PicturePreprocess, SourcePicture, check_picture, row_bytes
 from edge.errors import InputError, RuntimeFault, UsageError
+from edge.precision import numerics
 from edge.preprocess import Preprocess, plan_fit, value_table
 
 pytestmark = pytest.mark.skipif(bool(kernel_on_host.ABSENT), reason=kernel_on_host.ABSENT or "g++ is here")

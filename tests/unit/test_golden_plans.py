@@ -19,9 +19,9 @@ from typing import Any
 import graphs
 import pytest
 
-from edge.build import plan
-from edge.build.graph import WEIGHTED
-from edge.build.plan import Plan
+from edge.graph import WEIGHTED
+from edge.precision import plan
+from edge.precision.plan import Plan
 from edge.targets import TARGETS
 
 GOLDEN = Path(__file__).parents[1] / "golden"

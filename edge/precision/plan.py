@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from edge.build.calibrate import Range
-from edge.build.graph import WEIGHTED, Graph, attribute, walk_back
-from edge.build.numerics import QuantType
+from edge.graph import WEIGHTED, Graph, attribute, walk_back
+from edge.precision.calibrate import Range
+from edge.precision.numerics import QuantType
 from edge.targets import Activation, Target
 
 Variant = Literal["fast", "exact"]

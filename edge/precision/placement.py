@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edge.build import numerics
-from edge.build.calibrate import Range, affine
-from edge.build.graph import Graph
-from edge.build.plan import Plan
+from edge.graph import Graph
+from edge.precision import numerics
+from edge.precision.calibrate import Range, affine
+from edge.precision.plan import Plan
 from edge.targets import Target
 
 PASSING = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace")

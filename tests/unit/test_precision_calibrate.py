@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.build import calibrate as module
-from edge.build import numerics
-from edge.build.calibrate import (
+from edge.errors import InputError, ModelError
+from edge.precision import calibrate as module
+from edge.precision import numerics
+from edge.precision.calibrate import (
     BINS,
     Calibration,
     Histogram,
@@ -23,8 +24,7 @@ from edge.build.calibrate import (
     fingerprint,
     observer,
 )
-from edge.build.placement import observed_tensors
-from edge.errors import InputError, ModelError
+from edge.precision.placement import observed_tensors
 
 number = st.floats(-(2.0**60), 2.0**60, width=32).map(lambda v: v if abs(v) > 2.0**-50 else 0.0)
 """Ratios below 2^110: scaled to the larger, the smaller does not underflow."""

@@ -10,11 +10,11 @@ import graphs
 import numpy as np
 import pytest
 
-from edge.build import plan
-from edge.build.calibrate import Range
-from edge.build.graph import Graph
-from edge.build.placement import observed_tensors
-from edge.build.plan import Plan
+from edge.graph import Graph
+from edge.precision import plan
+from edge.precision.calibrate import Range
+from edge.precision.placement import observed_tensors
+from edge.precision.plan import Plan
 from edge.targets import TARGETS, load_targets
 
 SEEN = Range(-1.0, 1.0, 1.0, 1.0, (-1.0, 1.0))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.build import numerics
+from edge.precision import numerics
 
 FP8 = ml_dtypes.float8_e4m3fn
 

@@ -20,9 +20,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edge.build import numerics
-from edge.build.numerics import QuantType
 from edge.errors import InputError, ModelError
+from edge.precision import numerics
+from edge.precision.numerics import QuantType
 from edge.types import Array
 
 BINS = 2048
