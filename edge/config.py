@@ -138,6 +138,9 @@ class ModelConfig(Section):
         None, description="held-out samples; without them a part of the calibration set is held out"
     )
     gate: GateConfig = GateConfig()
+    policy: Path | None = Field(
+        None, description="JSON file of rules for precisions, or the name of one in configs/policies/"
+    )
     profile: ProfileConfig | None = Field(
         None, description="a range of batches and sizes; without it an engine takes one picture of one size"
     )
@@ -239,8 +242,16 @@ def load_model(path: Path) -> ModelConfig:
             "onnx": resolve(config.onnx, base),
             "calibration": absolute(config.calibration),
             "evaluation": absolute(config.evaluation),
+            "policy": _policy_path(config.policy, base),
         }
     )
+
+
+def _policy_path(policy: Path | None, base: Path) -> Path | None:
+    """A bare name stays one: it is looked up in `configs/policies/`."""
+    if policy is None or (len(policy.parts) == 1 and not policy.suffix):
+        return policy
+    return resolve(policy, base)
 
 
 def _with_labels(task: TaskConfig, base: Path) -> TaskConfig:

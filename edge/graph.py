@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,11 @@ class Graph:
     def _values(self) -> dict[str, onnx.ValueInfoProto]:
         inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
         return {v.name: v for v in (*inferred.value_info, *inferred.input, *inferred.output)}
+
+    def info(self, name: str) -> onnx.ValueInfoProto:
+        """Name, type and shape of a tensor, as far as they are known."""
+        value = self._values.get(name)
+        return onnx.ValueInfoProto(name=name) if value is None else value
 
     def is_float(self, name: str) -> bool:
         """Whether the tensor is float32, the only float type of a prepared graph."""
@@ -111,6 +116,26 @@ def captured(node: onnx.NodeProto) -> Iterator[str]:
             inside |= {name for n in inner.node for name in n.output}
             read = [name for n in inner.node for name in (*n.input, *captured(n))]
             yield from (name for name in read if name and name not in inside)
+
+
+def part(graph: Graph, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> onnx.ModelProto:
+    """Some nodes of a graph as a model: what they read and do not write becomes its inputs.
+
+    Args:
+        nodes: in graph order.
+    """
+    written = {name for node in nodes for name in node.output}
+    read = dict.fromkeys(name for node in nodes for name in (*node.input, *captured(node)) if name)
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    for repeated in ("node", "initializer", "input", "output", "value_info"):
+        model.graph.ClearField(repeated)
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(graph.initializers[name] for name in read if name in graph.initializers)
+    inputs = [name for name in read if name not in written and name not in graph.initializers]
+    model.graph.input.extend(graph.info(name) for name in inputs)
+    model.graph.output.extend(graph.info(name) for name in outputs)
+    return model
 
 
 def sha256(data: bytes) -> str:

@@ -35,6 +35,7 @@ class PlanEntry(Record):
     op: str
     precision: str
     reason: str
+    group: str = Field(default="", description="the fusible group that a product belongs to")
 
 
 class Tensor(Record):
@@ -62,6 +63,9 @@ class Accuracy(Record):
     samples: int = 0
     how: str = Field(default="", description="run on the device, or emulated on the processor")
     outputs: tuple[OutputAccuracy, ...] = ()
+    divergence: float | None = Field(
+        default=None, description="how far results lie from fp32's as the task sees it, mean over the samples"
+    )
     promised: tuple[OutputAccuracy, ...] = Field(
         default=(), description="what emulation had said of the outputs before the engine ran on its device"
     )
@@ -120,6 +124,12 @@ class Manifest(Record):
     gpu: GpuInfo | None = Field(default=None, description="that device; None for processors")
     verified_at: str = Field(default="", description="when it was verified on a GPU, UTC")
     quantized_mac_share: float = 0.0
+    mac_shares: dict[str, float] = Field(
+        default_factory=dict, description="share of all multiply–accumulates by precision"
+    )
+    speed_up: float | None = Field(
+        default=None, description="expected over everything in the carrier, by the search's costs"
+    )
     lint: tuple[str, ...] = ()
     files: dict[str, str] = Field(default_factory=dict, description="file name → sha256, set by publish")
     size_bytes: int = Field(default=0, description="all files together, set by publish")

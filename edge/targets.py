@@ -47,11 +47,15 @@ class Target:
             where there are several the builder measures and keeps the faster.
         depthwise_swish_int8: has an int8 kernel for depthwise convolution followed by Swish/SiLU.
         depthwise_fp8: has an optimized fp8 kernel for depthwise and grouped convolution.
+        quantized_attention: takes quantized products of two activations.
+        int4_weights: takes int4 weights with block scales (weight-only, matrix products).
         rtx_aot: TensorRT-RTX compiles for it ahead of time, on any x86-64 machine, without a GPU.
         integrated: processor and GPU share one memory, so host ↔ device copies are unnecessary.
         min_tensorrt: first TensorRT (major, minor) with strongly typed networks that supports the device.
         memory_bandwidth_gb_s: peak of the first example device, for roofline estimates.
         int8_tops: dense peak of the first example device, for roofline estimates.
+        fp8_tflops: the same in fp8, accumulated in fp32.
+        carrier_tflops: the same in the carrier, accumulated in fp32.
         aliases: other names a user may type.
         sources: where the facts of this row come from.
     """
@@ -66,11 +70,15 @@ class Target:
     int8_activations: tuple[Activation, ...] = ("s8",)
     depthwise_swish_int8: bool = True
     depthwise_fp8: bool = False
+    quantized_attention: bool = True
+    int4_weights: bool = True
     rtx_aot: bool = False
     integrated: bool = False
     min_tensorrt: tuple[int, int] | None = None
     memory_bandwidth_gb_s: float | None = None
     int8_tops: float | None = None
+    fp8_tflops: float | None = None
+    carrier_tflops: float | None = None
     aliases: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
 
@@ -82,6 +90,16 @@ class Target:
     def capability_text(self) -> str:
         """Compute capability as NVIDIA writes it: "8.9"; "" for processors."""
         return format_capability(self.compute_capability) or ""
+
+    def peak(self, precision: str) -> float:
+        """Dense 10¹² multiply–accumulate operations a second, times two, in one precision; an estimate where
+        the row does not say: quantized types at twice the carrier's rate."""
+        carrier = self.carrier_tflops or (self.int8_tops or self.fp8_tflops or 2.0) / 2
+        if precision == "int8":
+            return self.int8_tops or 2 * carrier
+        if precision == "fp8":
+            return self.fp8_tflops or 2 * carrier
+        return carrier / 2 if precision == "fp32" != self.carrier else carrier
 
     @property
     def fast_precision(self) -> Quantized:
@@ -126,6 +144,7 @@ def parse_capability(text: str, where: str = "compute capability") -> ComputeCap
     return int(major), int(minor)
 
 
+_INT4_MEASURED = "int4 weights, blocks of 16 to 128: accepted by the TensorRT-RTX 1.7.1 compiler [measured]"
 _RTX_MEASURED = "int8, bf16 and fp8 acceptance: TensorRT-RTX 1.7.1 compiler [measured]"
 _MATRIX = "precisions: TensorRT support matrix [documented]"
 
@@ -138,6 +157,7 @@ _ROWS = (
         scale_type="fp32",
         bf16_exact_scales=False,
         int8_activations=("u8", "s8"),
+        quantized_attention=False,
         integrated=True,
         sources=(
             "ONNX Runtime has no bf16 convolution on processors [measured]",
@@ -156,10 +176,14 @@ _ROWS = (
         min_tensorrt=(10, 3),
         memory_bandwidth_gb_s=320,
         int8_tops=130,
+        carrier_tflops=65,
+        int4_weights=False,
         aliases=("turing", "rtx20"),
         sources=(
             "bf16, fp8 and fp32 GEMM are refused by the TensorRT-RTX 1.7.1 compiler [measured]",
             "no int8 depthwise → Swish kernel [documented]",
+            "int4 weights are refused by the TensorRT-RTX 1.7.1 compiler [measured]",
+            "130 int8 TOPS, 65 fp16 TFLOPS: T4 datasheet [documented]",
         ),
     ),
     Target(
@@ -172,7 +196,8 @@ _ROWS = (
         min_tensorrt=(10, 3),
         memory_bandwidth_gb_s=1555,
         int8_tops=624,
-        sources=(_RTX_MEASURED, "8.0 is an ahead-of-time target of the compiler [measured]"),
+        carrier_tflops=312,
+        sources=(_RTX_MEASURED, _INT4_MEASURED, "8.0 is an ahead-of-time target of the compiler [measured]"),
     ),
     Target(
         name="a10",
@@ -184,8 +209,9 @@ _ROWS = (
         min_tensorrt=(10, 3),
         memory_bandwidth_gb_s=600,
         int8_tops=250,
+        carrier_tflops=125,
         aliases=("rtx30",),
-        sources=(_RTX_MEASURED,),
+        sources=(_RTX_MEASURED, _INT4_MEASURED),
     ),
     Target(
         name="orin",
@@ -198,6 +224,7 @@ _ROWS = (
         min_tensorrt=(10, 3),
         memory_bandwidth_gb_s=204.8,
         int8_tops=85,
+        carrier_tflops=42.5,
         sources=(
             _MATRIX,
             "no int8 depthwise → Swish kernel [documented]",
@@ -215,8 +242,10 @@ _ROWS = (
         min_tensorrt=(10, 3),
         memory_bandwidth_gb_s=300,
         int8_tops=242,
+        fp8_tflops=242,
+        carrier_tflops=121,
         aliases=("l4", "rtx40"),
-        sources=(_RTX_MEASURED,),
+        sources=(_RTX_MEASURED, _INT4_MEASURED),
     ),
     Target(
         name="hopper",
@@ -227,6 +256,8 @@ _ROWS = (
         min_tensorrt=(10, 3),
         memory_bandwidth_gb_s=3350,
         int8_tops=1979,
+        fp8_tflops=1979,
+        carrier_tflops=989,
         aliases=("h100", "h200"),
         sources=(_MATRIX, "not a target of TensorRT-RTX [measured]"),
     ),
@@ -239,10 +270,14 @@ _ROWS = (
         integrated=True,
         min_tensorrt=(10, 13),
         memory_bandwidth_gb_s=273,
+        int8_tops=517,
+        fp8_tflops=517,
+        carrier_tflops=258,
         sources=(
             "11.0 since CUDA 13.0, called 10.1 before it: CUDA release notes, PTX ISA 9.0 [documented]",
             "10.1 has bf16, fp8 and int8: TensorRT for DRIVE OS 7.0.3 release properties [documented]",
             "first TensorRT: the one of JetPack 7.0 [believed]",
+            "peaks: a quarter and an eighth of the 2070 sparse fp4 TFLOPS of T5000 [believed]",
         ),
     ),
     Target(
@@ -254,8 +289,16 @@ _ROWS = (
         rtx_aot=True,
         min_tensorrt=(10, 8),
         memory_bandwidth_gb_s=1792,
+        int8_tops=838,
+        fp8_tflops=419,
+        carrier_tflops=209.5,
         aliases=("rtx50",),
-        sources=(_RTX_MEASURED, "first TensorRT: 10.8 release notes [documented]"),
+        sources=(
+            _RTX_MEASURED,
+            _INT4_MEASURED,
+            "first TensorRT: 10.8 release notes [documented]",
+            "peaks of RTX 5090, fp8 and bf16 accumulated in fp32: half the rate of int8 [believed]",
+        ),
     ),
     Target(
         name="spark",
@@ -267,11 +310,16 @@ _ROWS = (
         integrated=True,
         min_tensorrt=(10, 13),
         memory_bandwidth_gb_s=273,
+        int8_tops=250,
+        fp8_tflops=125,
+        carrier_tflops=62.5,
         aliases=("gb10",),
         sources=(
             _RTX_MEASURED,
+            _INT4_MEASURED,
             "precisions: TensorRT-RTX 1.5 support matrix [documented]",
             "first TensorRT: the one for CUDA 13 [believed]",
+            "peaks: like blackwell, scaled to 1000 sparse fp4 TFLOPS [believed]",
         ),
     ),
 )

@@ -19,8 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.config import ModelConfig, load_model
 from edge.graph import Graph, prepare, read
-from edge.precision.calibrate import Calibration, Range, calibrate
+from edge.precision.calibrate import Calibration, calibrate
 from edge.precision.placement import observed_tensors
+from edge.precision.ranges import Range
 
 SIZE = 32
 SHAPE = (3, SIZE, SIZE)

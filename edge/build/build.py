@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge import graph
-from edge.backends import EngineOptions, backend
+from edge.backends import Engine, EngineOptions, backend
 from edge.build import profiles
 from edge.build.carried import carried, finish_carried, unchanged, verified
+from edge.build.choose import SEARCHED, Chooser, within_reach
 from edge.build.gpu import make_for_gpu
 from edge.build.inputs import Inputs, engine_key, gather
 from edge.build.processor import make_for_processor
@@ -71,8 +72,12 @@ def build(
     store: Store,
     machine: Machine,
     reporter: Reporter,
+    search_seconds: float | None = None,
 ) -> list[Row]:
     """Build every variant for every target; a row each, in that order.
+
+    Args:
+        search_seconds: what the search for one plan may take; None leaves it to the size of the model.
 
     Raises:
         EdgeError: what all engines need (graph, samples, calibration) cannot be had. An engine that fails on
@@ -90,7 +95,7 @@ def build(
     todo = [job for job in jobs if job not in rows]
     if todo:
         with tempfile.TemporaryDirectory(prefix="edge-build-") as folder:
-            shop = _open_workshop(inputs, todo, store, machine, reporter, Path(folder))
+            shop = _open_workshop(inputs, todo, store, machine, reporter, Path(folder), search_seconds)
             for job in todo:
                 rows[job] = _make(inputs, job, shop, store, machine)
                 reporter.row(rows[job])
@@ -138,7 +143,13 @@ def _told(row: Row, job: Job, machine: Machine) -> Row:
 
 
 def _open_workshop(
-    inputs: Inputs, jobs: Sequence[Job], store: Store, machine: Machine, reporter: Reporter, folder: Path
+    inputs: Inputs,
+    jobs: Sequence[Job],
+    store: Store,
+    machine: Machine,
+    reporter: Reporter,
+    folder: Path,
+    seconds: float | None,
 ) -> Workshop:
     """Prepare the graph, calibrate, and run fp32 on the held-out samples."""
     config = inputs.config
@@ -155,8 +166,10 @@ def _open_workshop(
     path.write_bytes(graph.serialize(model))
     engine = backend("onnxruntime").load(path, EngineOptions())
     try:
-        wanted = any(job.variant == "fast" for job in jobs)
-        ranges = _calibrated(inputs, index, store, reporter).ranges if wanted else {}
+        quantized = any(job.variant != "exact" for job in jobs)
+        chooser = (
+            _open_chooser(inputs, index, engine, store, reporter, folder, seconds) if quantized else None
+        )
         cases = folder / "cases"
         cases.mkdir()
         reference = Reference(
@@ -172,9 +185,10 @@ def _open_workshop(
         engine.close()
     return Workshop(
         index,
-        ranges,
+        chooser,
         reference,
         config,
+        inputs.policy,
         machine,
         folder,
         reporter.step,
@@ -183,24 +197,53 @@ def _open_workshop(
     )
 
 
+def _open_chooser(
+    inputs: Inputs,
+    index: graph.Graph,
+    engine: Engine,
+    store: Store,
+    reporter: Reporter,
+    folder: Path,
+    seconds: float | None,
+) -> Chooser:
+    """Calibrate, and run fp32 on the samples that plans are compared on."""
+    calibration, cache = _calibrated(inputs, index, store, reporter)
+    cases = folder / "search"
+    cases.mkdir()
+    macs = sum(index.macs(node) for node in index.nodes)
+    samples = inputs.search[: within_reach(macs, SEARCHED)]
+    search = Reference(
+        inputs.task,
+        inputs.config.input,
+        index.inputs[0],
+        samples,
+        engine.run,
+        cases,
+        lambda done, total: reporter.step("fp32 on the search's samples", done, total),
+        believed=True,
+    )
+    gate = inputs.config.gate
+    return Chooser(inputs, index, calibration, search, inputs.policy, gate, cache, reporter.step, seconds)
+
+
 def _calibrated(
     inputs: Inputs, index: graph.Graph, store: Store, reporter: Reporter
-) -> calibrate.Calibration:
-    """Ranges from the store's cache, or measured now and kept there."""
+) -> tuple[calibrate.Calibration, Path]:
+    """Ranges from the store's cache, or measured now and kept there; and the folder of all that is cached."""
     digest = inputs.calibration_sha256
-    path = store.root / inputs.config.name / ".calibration" / f"{digest[:16]}.npz"
-    found = calibrate.Calibration.load(path, digest)
+    folder = store.root / inputs.config.name / ".calibration" / digest[:16]
+    found = calibrate.Calibration.load(folder / "ranges.npz", digest)
     if found is None:
         found = calibrate.calibrate(
             index.model,
             placement.observed_tensors(index),
-            inputs.feeds(index.inputs[0]),
+            (probe.feeds for probe in inputs.probes(index.inputs[0], inputs.calibration)),
             len(inputs.calibration),
             digest,
             lambda done, total: reporter.step("calibrate", done, total),
         )
-        found.save(path)
-    return found
+        found.save(folder / "ranges.npz")
+    return found, folder
 
 
 def _make(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Machine) -> Row:
@@ -234,9 +277,12 @@ def _manifest(
         key=job.key,
         recipe=job.recipe,
         graph_sha256=inputs.graph_sha256,
-        calibration_sha256=inputs.calibration_sha256 if made.plan.quantized else None,
+        calibration_sha256=inputs.calibration_sha256
+        if made.plan.quantized or made.plan.weight_only
+        else None,
         plan=tuple(
-            PlanEntry(node=s.node, op=s.op, precision=s.precision, reason=s.reason) for s in made.plan.steps
+            PlanEntry(node=s.node, op=s.op, precision=s.precision, reason=s.reason, group=s.group)
+            for s in made.plan.steps
         ),
         carrier=made.plan.carrier,
         builder=made.builder,
@@ -249,6 +295,8 @@ def _manifest(
         config=inputs.config.model_dump(mode="json"),
         accuracy=accuracy,
         quantized_mac_share=made.plan.quantized_mac_share,
+        mac_shares=made.plan.mac_shares,
+        speed_up=made.found.speed_up if made.found else None,
         lint=made.lint,
         build_seconds=seconds,
         peak_rss_bytes=peak,

@@ -17,13 +17,13 @@ from edge.build.bundle import GRAPH, Bundle, finishable, opened, write_tar
 from edge.build.finish import ENGINE_FILES, Draft, Finished, finish, judge_by
 from edge.build.inputs import engine_key
 from edge.build.resources import peak_rss, reset_peak
-from edge.build.rewrite import planned_precisions
 from edge.build.rows import Identity, Reporter, Row, attempted, failed_row, row_of
 from edge.build.site import Site, find_site, obstacle
 from edge.config import ModelConfig, validate
 from edge.errors import EdgeError, InputError, RuntimeFault, StoreError
 from edge.machine import Machine
 from edge.manifest import Accuracy, BuilderInfo, Entry, Manifest
+from edge.precision.rewrite import planned_precisions
 from edge.store import Store
 from edge.targets import TARGETS, Target, for_gpu, format_capability, parse_capability
 from edge.tasks.outputs import TAIL

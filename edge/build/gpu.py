@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,23 +12,23 @@ import onnx
 
 from edge.backends import Engine, EngineOptions, backend
 from edge.backends.trt_api import PACKAGES, capabilities
-from edge.build import emulate, profiles, rewrite
+from edge.build import emulate, profiles
 from edge.build import lint as linter
 from edge.build.bundle import GRAPH, SCRIPT, documents
+from edge.build.choose import Chosen, Opener, told
 from edge.build.finish import ENGINE_FILES, Draft, finish, written
 from edge.build.reference import REFERENCE
 from edge.build.resources import current_rss, in_child
 from edge.build.site import Site
 from edge.build.tails import PLUGINS, append_tail, tail_outputs
 from edge.build.tensorrt import CompileRequest, compile_engine, refuse_what_cannot_fit
-from edge.build.verify import measure
+from edge.build.verify import Run, measure
 from edge.build.workshop import Made, Workshop
-from edge.errors import GateError, RuntimeFault
+from edge.errors import RuntimeFault
 from edge.graph import serialize, sha256
 from edge.manifest import Accuracy, BuilderInfo
-from edge.precision import plan
-from edge.precision.numerics import QuantType
 from edge.precision.plan import Plan, Variant
+from edge.precision.rewrite import planned_precisions
 from edge.targets import Target
 
 
@@ -37,44 +38,26 @@ def make_for_gpu(
     """An engine compiled ahead of time, or a bundle for the device, judged by emulating the same graph.
     Where the device is here, the engine is compiled for it, and judged again on it.
 
-    A quantized engine has the first type of the target's preference that passes the gate: fp8 keeps three
-    bits of mantissa, and where that is too coarse int8 may still do.
-
     Args:
         builder: "tensorrt_rtx" to compile ahead of time, "tensorrt" for a bundle; the site's, if any.
         site: the device, if it is here.
 
     Raises:
         ModelError: lint or the compiler refuses the graph.
-        GateError: no type is accurate enough; the preferred one's error.
+        GateError: it is not accurate enough.
     """
-    kinds: tuple[QuantType | None, ...] = target.quantized if variant == "fast" else (None,)
-    rejected: dict[QuantType | None, GateError] = {}
-    for kind in kinds:
-        made = plan.make(shop.graph, target, variant, shop.ranges, kind=kind)
-        try:
-            engine = _make(shop, target, made, builder, f"{label} ({kind})" if rejected else label, site)
-        except GateError as e:
-            rejected[kind] = e
-            continue
-        why = [f"{kind}, because {other} fails the gate: {e.why}" for other, e in rejected.items()]
-        return dataclasses.replace(engine, reason="; ".join([*why, engine.reason]))
-    raise rejected[kinds[0]]
-
-
-def _make(shop: Workshop, target: Target, made: Plan, builder: str, label: str, site: Site | None) -> Made:
-    """The engine of one plan."""
-    typed = rewrite.rewrite(shop.graph, made, shop.ranges, target)
+    chosen = shop.chosen(target, variant, emulation(shop, target, label), label)
+    typed, made = chosen.typed(target), chosen.plan
     findings = linter.lint(typed, target)
     linter.refuse(findings, target)
-    folder = f"{target.name}/{made.kind or made.carrier}"
+    folder = f"{target.name}/{variant}"
     complete = _with_tail(shop, shop.opened(typed), target, builder, site)
     graph = shop.write(complete, f"{folder}/{GRAPH}")
+    accuracy = _judge_emulated(shop, typed, made, label)
+    shop.pass_gate(accuracy, label, chosen.found)
     ahead = builder == "tensorrt_rtx" and site is None
     request = compile_request(shop, graph, target, made, builder)
     product = _compiled(shop, request, graph, label) if ahead else _bundled(request)
-    accuracy = _judge_emulated(shop, typed, made, label)
-    shop.pass_gate(accuracy, label)
     travelling = {GRAPH: graph, REFERENCE: shop.reference_file, **documents(graph.parent, target)}
     judged = Made(
         files={**travelling, **product.files},
@@ -84,12 +67,30 @@ def _make(shop: Workshop, target: Target, made: Plan, builder: str, label: str, 
         state="simulated" if ahead else "bundle",
         plan=made,
         accuracy=accuracy,
-        reason=product.reason,
+        reason="; ".join([*told(chosen.found), product.reason]),
         lint=(*map(str, findings), *product.warnings),
         compiler_peak_rss=product.peak_rss,
         tail=tail_outputs(complete),
+        found=chosen.found,
     )
     return judged if site is None else _verified(shop, judged, site, label)
+
+
+def emulation(shop: Workshop, target: Target, label: str) -> Opener:
+    """Runs a plan for a GPU on the processor, in the number formats of the GPU."""
+
+    @contextmanager
+    def opened(chosen: Chosen) -> Iterator[Run]:
+        wide = emulate.emulated(chosen.typed(target))
+        path = shop.write(wide, f"{target.name}/search.onnx")
+        engine = _load_emulation(path, label)
+        try:
+            yield engine.run
+        finally:
+            engine.close()
+            path.unlink()
+
+    return opened
 
 
 def _verified(shop: Workshop, made: Made, site: Site, label: str) -> Made:
@@ -105,7 +106,7 @@ def _verified(shop: Workshop, made: Made, site: Site, label: str) -> Made:
         return found.model_copy(update={"promised": made.accuracy.outputs})
 
     feeds = next(iter(shop.reference)).feeds
-    plan = rewrite.planned_precisions(made.plan.steps)
+    plan = planned_precisions(made.plan.steps)
     draft = Draft(label, graph.read_bytes(), plan, shop.config, made.accuracy, feeds)
     done = finish(draft, site, judge, graph.parent, shop.progress)
     return dataclasses.replace(
@@ -147,7 +148,7 @@ class _Product:
 
 def compile_request(shop: Workshop, graph: Path, target: Target, made: Plan, builder: str) -> CompileRequest:
     """What a graph is compiled with, here for a target or later on its device."""
-    precisions = rewrite.planned_precisions(made.steps)
+    precisions = planned_precisions(made.steps)
     request = CompileRequest(graph.read_bytes(), builder, target.compute_capability, plan=precisions)
     return profiles.within(request, shop.profile, shop.shapes, shop.graph.inputs[0])
 
@@ -191,7 +192,7 @@ def _judge_emulated(shop: Workshop, typed: onnx.ModelProto, made: Plan, label: s
         engine = _load_emulation(path, label)
         try:
             emulate.check(path, engine, next(iter(shop.reference)).feeds)
-            how = f"emulated on the processor ({made.kind or 'no'} quantization, {made.carrier} carrier)"
+            how = f"emulated on the processor ({made.label}, {made.carrier} carrier)"
             shop.judge(digest, engine, how, label)
         finally:
             engine.close()

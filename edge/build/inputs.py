@@ -20,13 +20,16 @@ from edge.graph import sha256
 from edge.machine import Machine
 from edge.precision.calibrate import fingerprint
 from edge.precision.plan import Variant
+from edge.precision.policy import NOTHING, Policy, load_policy
+from edge.precision.sensitivity import Probe
 from edge.preprocess import Preprocess
 from edge.targets import ComputeCapability, Target
 from edge.tasks import Sample, Task
-from edge.types import Array
 
 HELD_OUT = 4
 """Without an evaluation set every fourth calibration sample is held out for verification."""
+SEARCHED, MOST_SEARCHED = 4, 32
+"""Of the rest every fourth, in the order of their content, is kept for the search; at most so many."""
 NUMBERS_DEPEND_ON = ("onnxruntime", "opencv-python", "pydicom")
 """Packages through which pictures and fp32 results come."""
 _KEY_LENGTH = 16
@@ -34,24 +37,31 @@ _KEY_LENGTH = 16
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A model with its data, read and hashed."""
+    """A model with its data, read and hashed.
+
+    Attributes:
+        calibration: what ranges and weights are fitted to, in an order that depends on content alone.
+        search: calibration samples kept from that, on which plans are compared; in the same order.
+    """
 
     config: ModelConfig
     task: Task
+    policy: Policy
     graph_sha256: str
     calibration: Sequence[Sample]
+    search: Sequence[Sample]
     evaluation: Sequence[Sample]
     calibration_sha256: str
     evaluation_sha256: str
     origin: str
     """What is to be said about where `evaluation` comes from, for the manifest; usually nothing."""
 
-    def feeds(self, input_name: str) -> Iterator[dict[str, Array]]:
-        """Calibration samples as network inputs, one at a time."""
+    def probes(self, input_name: str, samples: Sequence[Sample]) -> Iterator[Probe]:
+        """Samples as network inputs, one at a time."""
         preprocess = Preprocess(self.config.input)
-        for sample in self.calibration:
-            tensor, _ = preprocess.batch([self.task.network_image(sample)])
-            yield {input_name: tensor}
+        for sample in samples:
+            tensor, (placement,) = preprocess.batch([self.task.network_image(sample)])
+            yield Probe(sample, {input_name: tensor}, placement)
 
     def recipe(self, target: Target, variant: Variant, machine: Machine) -> str:
         """Hash of everything that determines the graph an engine is compiled from, and how it is judged.
@@ -62,7 +72,10 @@ class Inputs:
             "graph": self.graph_sha256,
             "calibration": self.calibration_sha256,
             "evaluation": self.evaluation_sha256,
-            "config": self.config.model_dump(mode="json", exclude={"onnx", "calibration", "evaluation"}),
+            "config": self.config.model_dump(
+                mode="json", exclude={"onnx", "calibration", "evaluation", "policy"}
+            ),
+            "policy": self.policy.model_dump(mode="json", by_alias=True),
             "target": dataclasses.asdict(target),
             "variant": variant,
             "packages": {name: machine.packages.get(name, "") for name in NUMBERS_DEPEND_ON},
@@ -107,8 +120,9 @@ def gather(config: ModelConfig) -> Inputs:
     else:
         calibration, evaluation = split(calibration)
         origin = "held out from the calibration set"
+    calibration, search = split_by_content(calibration)
     _refuse_unlabelled(config, evaluation)
-    if _contents(calibration) & _contents(evaluation):
+    if _contents([*calibration, *search]) & _contents(evaluation):
         origin = "some pictures were calibrated with, too"
     settings = config.input.model_dump_json() + json.dumps(
         config.task.model_dump(mode="json"), sort_keys=True
@@ -116,10 +130,12 @@ def gather(config: ModelConfig) -> Inputs:
     return Inputs(
         config,
         task,
+        load_policy(config.policy) if config.policy else NOTHING,
         graph,
         calibration,
+        search,
         evaluation,
-        fingerprint(graph + code_sha256(), [s.path for s in calibration], settings),
+        fingerprint(graph + code_sha256(), [s.path for s in (*calibration, *search)], settings),
         _evaluation_sha256(evaluation),
         origin,
     )
@@ -168,6 +184,18 @@ def split(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     if len(samples) < HELD_OUT:
         kept = list(samples[:-1]) or list(samples)
     return kept, held_out
+
+
+def split_by_content(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Samples to fit to, and those kept for the search, each in the order of their files' hashes.
+
+    A set that is too small serves as both.
+    """
+    ordered = sorted(samples, key=lambda sample: sha256(sample.path.read_bytes()))
+    if len(ordered) < 2 * SEARCHED:
+        return ordered, ordered
+    count = min(len(ordered) // SEARCHED, MOST_SEARCHED)
+    return ordered[count:], ordered[:count]
 
 
 def _evaluation_sha256(samples: Sequence[Sample]) -> str:

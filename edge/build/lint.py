@@ -15,10 +15,10 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from edge.build.rewrite import output_axis
 from edge.errors import ModelError
 from edge.graph import STANDARD_DOMAINS, Graph, attribute
 from edge.precision import numerics
+from edge.precision.compensation import output_axis
 from edge.precision.numerics import PRECISION
 from edge.targets import Target
 

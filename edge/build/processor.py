@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from edge.backends import Engine, backend
-from edge.build import rewrite
+from edge.build import layer_times
+from edge.build.choose import Chooser, Chosen
+from edge.build.verify import Run
 from edge.build.workshop import Made, Workshop
 from edge.errors import GateError, ModelError, RuntimeFault
 from edge.graph import sha256
 from edge.machine import INT8_DOT, Machine
 from edge.manifest import BuilderInfo
-from edge.precision import plan
 from edge.precision.plan import Plan, Variant
-from edge.targets import Target
+from edge.targets import Activation, Target
+from edge.types import Array
 
 ROUNDS, RUNS = 5, 4
 """Latency is measured in alternating rounds of so many runs, so that a noisy machine hits all alike."""
@@ -27,14 +30,22 @@ WORTHWHILE = 0.97
 """int8 has to take at most this share of fp32's time to be chosen: less would be noise."""
 
 
+HOPELESS = 2.0
+"""All of int8 taking so many times as long as fp32, no part of it is looked at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One way to run the graph on the processor."""
 
     name: str
-    plan: Plan
+    chosen: Chosen
     path: Path
     engine: Engine
+
+    @property
+    def plan(self) -> Plan:
+        return self.chosen.plan
 
 
 def make_for_processor(shop: Workshop, target: Target, variant: Variant, label: str) -> Made:
@@ -43,38 +54,95 @@ def make_for_processor(shop: Workshop, target: Target, variant: Variant, label: 
     Raises:
         GateError: none passes.
     """
-    candidates, refused = _candidates(shop, target, variant)
+    workbench = _Workbench(shop, target, variant, label)
     try:
-        seconds = _latencies(shop, candidates, label)
-        return _fastest_that_passes(shop, target, candidates, seconds, refused, label)
+        workbench.gather()
+        seconds = _latencies(shop, workbench.candidates, label)
+        return _fastest_that_passes(shop, workbench.candidates, seconds, workbench.refused, label)
     finally:
-        for candidate in candidates:
+        for candidate in workbench.candidates:
             candidate.engine.close()
 
 
-def _candidates(shop: Workshop, target: Target, variant: Variant) -> tuple[list[Candidate], list[str]]:
+class _Workbench:
     """Everything that could be the engine, fp32 first, and why some are not among them."""
-    schemes = target.int8_activations if variant == "fast" else ()
-    plans = {"fp32": plan.make(shop.graph, target, "exact", shop.ranges)}
-    plans |= {f"int8 {a}×s8": plan.make(shop.graph, target, variant, shop.ranges, a) for a in schemes}
-    found, refused = [], []
-    for name, made in plans.items():
-        if name != "fp32" and not made.quantized:
-            refused.append(f"{name} left out: no layer can be quantized")
-            continue
-        model = shop.opened(rewrite.rewrite(shop.graph, made, shop.ranges, target))
-        path = shop.write(model, f"{target.name}/{variant}/{name}.onnx".replace(" ", "_"))
+
+    def __init__(self, shop: Workshop, target: Target, variant: Variant, label: str) -> None:
+        self.shop, self.target, self.variant, self.label = shop, target, variant, label
+        self.candidates: list[Candidate] = []
+        self.refused: list[str] = []
+
+    def gather(self) -> None:
+        chooser = self.shop.chooser
+        if self.variant not in ("fast", "exact"):
+            chosen = self.shop.chosen(self.target, self.variant, self._opened, self.label)
+            self._add(chosen.plan.label, chosen)
+            return
+        self._add("fp32", self.shop.chosen(self.target, "exact", self._opened, self.label))
+        if self.variant == "fast" and chooser is not None:
+            for scheme in self.target.int8_activations:
+                self._add_quantized(chooser, scheme)
+
+    def _add_quantized(self, chooser: Chooser, scheme: Activation) -> None:
+        """int8 wherever that is possible, and only where it is faster."""
+        name = f"int8 {scheme}×s8"
+        planner = chooser.planner(self.target, self.variant, scheme)
+        every = chooser.written(planner.plan())
+        if not every.plan.quantized:
+            self.refused.append(f"{name} left out: no layer can be quantized")
+            return
+        if not self._add(name, every):
+            return
+        feeds = next(iter(self.shop.reference)).feeds
+        whole, plain = (_fastest(c.engine, feeds) for c in (self.candidates[-1], self.candidates[0]))
+        if whole > HOPELESS * plain:
+            self.candidates.pop().engine.close()
+            self.refused.append(f"{name} left out: it takes {whole / plain:.1f}× fp32's time")
+            return
+        fp32 = self.candidates[0].chosen
+        costs = layer_times.measured(
+            every.graph, planner.groups, fp32.typed(self.target), every.typed(self.target), feeds
+        )
+        mixed = chooser.choose(self.target, self.variant, self._opened, self.label, scheme, costs)
+        if mixed.plan.quantized and mixed.plan.precisions != every.plan.precisions:
+            self._add(f"{name} in part", mixed)
+
+    def _add(self, name: str, chosen: Chosen) -> bool:
+        """Whether ONNX Runtime takes it."""
+        model = self.shop.opened(chosen.typed(self.target))
+        path = self.shop.write(model, f"{self.target.name}/{self.variant}/{name}.onnx".replace(" ", "_"))
         try:
-            engine = backend("onnxruntime").load(path, shop.options)
+            engine = backend("onnxruntime").load(path, self.shop.options)
         except RuntimeFault as e:
             if name == "fp32":
                 raise ModelError(
                     "ONNX Runtime refuses the prepared graph", e.why, "export the model again"
                 ) from e
-            refused.append(f"{name} left out: ONNX Runtime refuses it ({e.why[:120]})")
-            continue
-        found.append(Candidate(name, made, path, engine))
-    return found, refused
+            self.refused.append(f"{name} left out: ONNX Runtime refuses it ({e.why[:120]})")
+            return False
+        self.candidates.append(Candidate(name, chosen, path, engine))
+        return True
+
+    @contextmanager
+    def _opened(self, chosen: Chosen) -> Iterator[Run]:
+        path = self.shop.write(chosen.typed(self.target), f"{self.target.name}/search.onnx")
+        engine = backend("onnxruntime").load(path, self.shop.options)
+        try:
+            yield engine.run
+        finally:
+            engine.close()
+            path.unlink()
+
+
+def _fastest(engine: Engine, feeds: Mapping[str, Array]) -> float:
+    """Seconds of the fastest of a few runs."""
+    engine.run(feeds)
+    times = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        engine.run(feeds)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def _latencies(shop: Workshop, candidates: list[Candidate], label: str) -> dict[str, float]:
@@ -100,7 +168,6 @@ def _latencies(shop: Workshop, candidates: list[Candidate], label: str) -> dict[
 
 def _fastest_that_passes(
     shop: Workshop,
-    target: Target,
     candidates: list[Candidate],
     seconds: dict[str, float],
     refused: list[str],
@@ -116,7 +183,7 @@ def _fastest_that_passes(
             digest, candidate.engine, "run on this processor", f"{label} ({candidate.name})"
         )
         try:
-            shop.pass_gate(accuracy, f"{label} ({candidate.name})")
+            shop.pass_gate(accuracy, f"{label} ({candidate.name})", candidate.chosen.found)
         except GateError as e:
             rejected[candidate.name], error = "fails the gate", error or e
             continue
@@ -130,8 +197,10 @@ def _fastest_that_passes(
             accuracy=accuracy,
             reason=_choice(candidate.name, seconds, rejected, refused),
             requires=_required(candidate.plan, shop.machine),
+            found=candidate.chosen.found,
         )
-    assert error is not None  # there is always the fp32 candidate
+    if error is None:
+        raise ModelError(f"nothing to run for {label}", "; ".join(refused), "build the variant 'exact'")
     raise error
 
 

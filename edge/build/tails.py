@@ -116,7 +116,7 @@ def append_tail(
     """The graph with the task's tail behind it; `model` itself where the task has none.
 
     Args:
-        model: precisions written in (`edge.build.rewrite`); its outputs are float32.
+        model: precisions written in (`edge.precision.rewrite`); its outputs are float32.
         plugins: operators beyond ONNX that the runtime has (`PLUGINS`).
 
     Raises:

@@ -43,7 +43,7 @@ class CompileRequest:
     """What to compile, and for what.
 
     Attributes:
-        graph: serialized ONNX with its precisions written in (`edge.build.rewrite`).
+        graph: serialized ONNX with its precisions written in (`edge.precision.rewrite`).
         runtime: the module, "tensorrt_rtx" or "tensorrt".
         capability: CUDA compute capability, for example (8, 9); None for this machine's GPU.
         profiles: range of shapes for each input that leaves sizes open.

@@ -17,7 +17,7 @@ from edge.config import GateConfig, InputConfig
 from edge.errors import ModelError
 from edge.manifest import Accuracy, OutputAccuracy
 from edge.preprocess import Placement, Preprocess
-from edge.tasks import Sample, Task
+from edge.tasks import Sample, Scorer, Task
 from edge.types import Array
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -30,9 +30,14 @@ COSINE = "cosine"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A held-out sample with what fp32 makes of it."""
+    """A held-out sample with what fp32 makes of it.
+
+    Attributes:
+        labelled: the sample with each label that it is scored against; none where there is none.
+    """
 
     sample: Sample
+    labelled: tuple[Sample, ...]
     feeds: dict[str, Array]
     placement: Placement
     outputs: dict[str, Array]
@@ -40,6 +45,10 @@ class Case:
 
 class Reference:
     """fp32 results of the held-out samples, in files below `folder`.
+
+    Args:
+        believed: score against labels drawn from what fp32 itself believes of the samples (`Task.believed`),
+            not against their own; the samples' order then has to depend on their content alone.
 
     Raises:
         ModelError: the fp32 graph gives NaN or infinity; the sample is named.
@@ -54,17 +63,22 @@ class Reference:
         run: Run,
         folder: Path,
         progress: Progress = lambda done, total: None,
+        believed: bool = False,
     ) -> None:
         self.task, self.count, self.folder = task, len(samples), folder
-        self.labelled = any(sample.label is not None for sample in samples)
+        self.labelled = believed or any(sample.label is not None for sample in samples)
         preprocess = Preprocess(config)
         scorer = task.scorer()
         for index, sample in enumerate(samples):
             tensor, (placement,) = preprocess.batch([task.network_image(sample)])
-            case = Case(sample, {input_name: tensor}, placement, dict(run({input_name: tensor})))
-            _refuse_non_finite(case)
-            if self.labelled:
-                scorer.add(sample, task.score_payload(case.outputs, 0, placement))
+            outputs = dict(run({input_name: tensor}))
+            _refuse_non_finite(sample, outputs)
+            labelled = tuple([sample] if sample.label is not None else [])
+            if believed:
+                random = np.random.default_rng(index)
+                labelled = tuple(task.believed(sample, outputs, placement, random))
+            case = Case(sample, labelled, {input_name: tensor}, placement, outputs)
+            _score(scorer, task, case, outputs)
             with self._file(index).open("wb") as file:
                 pickle.dump(case, file, protocol=pickle.HIGHEST_PROTOCOL)
             progress(index + 1, self.count)
@@ -80,11 +94,18 @@ class Reference:
         return self.folder / f"{index:06d}.case"
 
 
-def _refuse_non_finite(case: Case) -> None:
-    for name, value in case.outputs.items():
+def _score(scorer: Scorer, task: Task, case: Case, outputs: Mapping[str, Array]) -> None:
+    if case.labelled:
+        payload = task.score_payload(outputs, 0, case.placement)
+        for sample in case.labelled:
+            scorer.add(sample, payload)
+
+
+def _refuse_non_finite(sample: Sample, outputs: Mapping[str, Array]) -> None:
+    for name, value in outputs.items():
         if not np.isfinite(value).all():
             raise ModelError(
-                f"the fp32 model gives NaN or infinity in output '{name}' for {case.sample.path.name}",
+                f"the fp32 model gives NaN or infinity in output '{name}' for {sample.path.name}",
                 "so there is nothing an engine could be compared with",
                 "check the model and the preprocessing under [input] (scale, mean, std)",
             )
@@ -179,11 +200,12 @@ def measure(
     task = reference.task
     scorer = task.scorer()
     comparison = Comparison()
+    divergence = 0.0
     for index, case in enumerate(reference):
         outputs = run(case.feeds)
         comparison.add(case.outputs, outputs)
-        if reference.labelled:
-            scorer.add(case.sample, task.score_payload(outputs, 0, case.placement))
+        divergence += task.divergence(case.outputs, outputs, case.placement)
+        _score(scorer, task, case, outputs)
         progress(index + 1, reference.count)
     found = comparison.outputs()
     return Accuracy(
@@ -193,6 +215,7 @@ def measure(
         samples=reference.count,
         how=how,
         outputs=found,
+        divergence=divergence / reference.count if np.isfinite(divergence) else None,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from edge.backends import Engine, EngineOptions
+from edge.build.choose import Chooser, Chosen, Opener
 from edge.build.finish import Finished
 from edge.build.opening import dimensions, open_dimensions
 from edge.build.reference import REFERENCE, take
@@ -20,9 +21,11 @@ from edge.errors import GateError
 from edge.graph import Graph, serialize
 from edge.machine import Machine
 from edge.manifest import Accuracy, BuilderInfo, Tensor
-from edge.precision.calibrate import Range
-from edge.precision.plan import Plan
-from edge.targets import State
+from edge.precision.compensation import NO_COMPENSATION
+from edge.precision.plan import Plan, Planner, Variant
+from edge.precision.policy import Policy
+from edge.precision.search import Found
+from edge.targets import State, Target
 
 Progress = Callable[[str, int, int], None]
 """What is being done, steps done, steps in all."""
@@ -45,6 +48,8 @@ class Made:
     compiler_peak_rss: int = 0
     finished: Finished | None = None
     """What its device said, for an engine that was compiled and judged there."""
+    found: Found | None = None
+    """What the search for its plan came to."""
     tail: tuple[Tensor, ...] = ()
     """Outputs that the engine has beside the network's own."""
 
@@ -55,15 +60,16 @@ class Workshop:
 
     Attributes:
         graph: prepared, fp32.
-        ranges: of every tensor that a plan may quantize; empty if no quantized engine is asked for.
+        chooser: finds plans; None if no quantized engine is asked for.
         folder: for temporary files; everything in it may be deleted when the build ends.
         preparation_peak_rss: of calibration and the fp32 reference, in bytes.
     """
 
     graph: Graph
-    ranges: Mapping[str, Range]
+    chooser: Chooser | None
     reference: Reference
     config: ModelConfig
+    policy: Policy
     machine: Machine
     folder: Path
     progress: Progress
@@ -103,6 +109,13 @@ class Workshop:
         size = None if self.shapes is None else (self.shapes.optimum[2], self.shapes.optimum[3])
         return EngineOptions(size=size)
 
+    def chosen(self, target: Target, variant: Variant, opened: Opener, label: str) -> Chosen:
+        """The plan of an engine, with the numbers that are written with it."""
+        if self.chooser is None or variant == "exact":
+            plan = Planner(self.graph, target, "exact", {}, policy=self.policy).plan()
+            return Chosen(self.graph, plan, {}, NO_COMPENSATION)
+        return self.chooser.choose(target, variant, opened, label)
+
     def write(self, model: onnx.ModelProto, name: str) -> Path:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,13 +133,22 @@ class Workshop:
             )
         return self.judged[digest]
 
-    def pass_gate(self, accuracy: Accuracy, label: str) -> None:
-        """Raise GateError if the engine may not be published."""
-        found = failures(accuracy, self.gate)
-        if found:
-            raise GateError(
-                f"{label} fails its accuracy gate",
-                "; ".join(found),
-                "it was not published; use the 'exact' variant, better calibration pictures, or another gate",
-                accuracy=accuracy,
+    def pass_gate(self, accuracy: Accuracy, label: str, found: Found | None = None) -> None:
+        """Raise GateError if the engine may not be published.
+
+        Args:
+            found: the search that its plan comes from.
+        """
+        failed = failures(accuracy, self.gate)
+        if not failed:
+            return
+        fix = "use the 'exact' variant, better calibration pictures, or another gate"
+        if found is not None:
+            shares = ", ".join(f"{share:.0%} {p}" for p, share in found.plan.mac_shares.items())
+            failed.append(f"the best plan of {len(found.judged)} that were run has {shares} of the work")
+            fix = (
+                "use 'exact' or 'w8a16', a policy with `at_least`, more calibration pictures, or another gate"
             )
+        raise GateError(
+            f"{label} fails its accuracy gate", "; ".join(failed), f"it was not published; {fix}", accuracy
+        )

@@ -6,6 +6,7 @@ QuantizeLinear and TensorRT define it; values out of range saturate.
 | type | values              | source                                                    |
 |------|---------------------|-----------------------------------------------------------|
 | int8 | −128…127, weights −127…127 | ONNX QuantizeLinear; symmetric weights keep ±127   |
+| int4 | −8…7, weights only  | ONNX QuantizeLinear 21                                    |
 | uint8| 0…255 with zero point | ONNX QuantizeLinear                                     |
 | fp8  | E4M3FN, ±448, no infinity | OFP8 "E4M3"; ONNX Cast with saturate=1              |
 | bf16 | 8 exponent, 7 mantissa bits | round to nearest even of the float32              |
@@ -26,13 +27,19 @@ from edge.types import Array
 Floats = NDArray[np.float32]
 Scale = Array | np.float32
 QuantType = Literal["int8", "fp8"]
+WeightType = Literal["int8", "fp8", "int4"]
 
 FP8_MAX = 448.0
-QMAX: dict[str, float] = {"int8": 127.0, "fp8": FP8_MAX}
+TINIEST = 2.0**-126
+"""Smallest normal float32 and bf16: a scale below it could be flushed to zero."""
+QMAX: dict[str, float] = {"int8": 127.0, "fp8": FP8_MAX, "int4": 7.0}
+STORED_AS: dict[str, WeightType] = {"int8": "int8", "fp8": "fp8", "w8a16": "int8", "w4a16": "int4"}
+"""Type in which a precision keeps weights."""
 
 NUMPY: dict[str, np.dtype] = {
     "int8": np.dtype(np.int8),
     "uint8": np.dtype(np.uint8),
+    "int4": np.dtype(ml_dtypes.int4),
     "fp8": np.dtype(ml_dtypes.float8_e4m3fn),
     "bf16": np.dtype(ml_dtypes.bfloat16),
     "fp16": np.dtype(np.float16),
@@ -41,6 +48,7 @@ NUMPY: dict[str, np.dtype] = {
 ONNX: dict[str, int] = {
     "int8": onnx.TensorProto.INT8,
     "uint8": onnx.TensorProto.UINT8,
+    "int4": onnx.TensorProto.INT4,
     "fp8": onnx.TensorProto.FLOAT8E4M3FN,
     "bf16": onnx.TensorProto.BFLOAT16,
     "fp16": onnx.TensorProto.FLOAT16,
@@ -76,18 +84,29 @@ def quantize_fp8(x: Array, scale: Scale) -> Array:
     return np.clip(np.asarray(x, np.float32) / scale, -FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn)
 
 
+def quantize(x: Array, scale: Scale, kind: QuantType) -> Array:
+    """An activation in storage form, one byte a value."""
+    return quantize_int8(x, scale) if kind == "int8" else quantize_fp8(x, scale)
+
+
 def fake_quantize(x: Array, scale: Scale, kind: QuantType) -> Floats:
     """Quantize and dequantize, in float32."""
-    q = quantize_int8(x, scale) if kind == "int8" else quantize_fp8(x, scale)
-    return q.astype(np.float32) * np.asarray(scale, np.float32)
+    return quantize(x, scale, kind).astype(np.float32) * np.asarray(scale, np.float32)
 
 
-def quantize_weight(w: Array, scale: Scale, kind: QuantType) -> Array:
+def quantize_int4(x: Array, scale: Scale) -> Array:
+    """round-half-even(x / scale), saturated to −8…7. `scale` broadcasts against `x`."""
+    return np.clip(np.rint(np.asarray(x, np.float32) / scale), -8, 7).astype(ml_dtypes.int4)
+
+
+def quantize_weight(w: Array, scale: Scale, kind: WeightType) -> Array:
     """Weights in storage form; int8 weights stay within ±127, so that negation is exact."""
+    if kind == "int4":
+        return quantize_int4(w, scale)
     return quantize_int8(w, scale, low=-127) if kind == "int8" else quantize_fp8(w, scale)
 
 
-def weight_scales(w: Array, axis: int, kind: QuantType) -> Floats:
+def weight_scales(w: Array, axis: int, kind: WeightType) -> Floats:
     """One scale per output channel: the channel's largest magnitude lands on the type's largest value.
 
     A channel of zeros gets scale 1, since a scale has to be positive.
@@ -96,6 +115,16 @@ def weight_scales(w: Array, axis: int, kind: QuantType) -> Floats:
     peak = np.abs(w).max(axis=others).astype(np.float32)
     scale = np.where(peak > 0, peak / np.float32(QMAX[kind]), np.float32(1))
     return np.asarray(scale, np.float32)
+
+
+def block_scales(w: Array, axis: int, block: int, kind: WeightType) -> Floats:
+    """One scale for every `block` weights along `axis`: of the shape of `w` with that axis divided.
+
+    A block of zeros gets scale 1.
+    """
+    shape = (*w.shape[:axis], w.shape[axis] // block, block, *w.shape[axis + 1 :])
+    peak = np.abs(w.reshape(shape)).max(axis=axis + 1).astype(np.float32)
+    return np.asarray(np.where(peak > 0, peak / np.float32(QMAX[kind]), np.float32(1)), np.float32)
 
 
 def storable_scale(scale: Scale, stored_as: Carrier) -> Floats:

@@ -15,8 +15,9 @@ import onnx
 
 from edge.graph import Graph
 from edge.precision import numerics
-from edge.precision.calibrate import Range, affine
+from edge.precision.groups import is_weighted, operands, products
 from edge.precision.plan import Plan
+from edge.precision.ranges import Range, affine
 from edge.targets import Target
 
 PASSING = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace")
@@ -41,55 +42,56 @@ class Point:
     readers: frozenset[str]
 
 
-def points(graph: Graph, plan: Plan, ranges: Mapping[str, Range], target: Target) -> dict[str, Point]:
-    """All Q/DQ pairs of a plan, by tensor."""
-    if plan.kind is None:
+Points = dict[tuple[str, str], Point]
+"""By tensor and type: two products may read one tensor in two types."""
+
+
+def points(graph: Graph, plan: Plan, ranges: Mapping[str, Range], target: Target) -> Points:
+    """All Q/DQ pairs of a plan."""
+    if not plan.quantized:
         return {}
     if target.is_gpu:
         return _before_products(graph, plan, ranges, target)
     return _between_products(graph, plan, ranges, target)
 
 
-def _before_products(
-    graph: Graph, plan: Plan, ranges: Mapping[str, Range], target: Target
-) -> dict[str, Point]:
-    quantized = [node for node in graph.nodes if node.name in plan.quantized]
-    readers: dict[str, set[str]] = {}
-    for node in quantized:
-        readers.setdefault(node.input[0], set()).add(node.name)
-    return {name: _point(name, ranges[name], plan, target, frozenset(who)) for name, who in readers.items()}
+def _before_products(graph: Graph, plan: Plan, ranges: Mapping[str, Range], target: Target) -> Points:
+    readers: dict[tuple[str, str], set[str]] = {}
+    for node in graph.nodes:
+        if node.name in plan.quantized:
+            for name in operands(graph, node):
+                readers.setdefault((name, plan.precisions[node.name]), set()).add(node.name)
+    return {
+        (name, kind): _point(name, kind, ranges[name], plan, target, frozenset(who))
+        for (name, kind), who in readers.items()
+    }
 
 
 def observed_tensors(graph: Graph) -> list[str]:
     """Every tensor whose range some target's plan may need, in graph order."""
-    products = _products(graph)
-    wanted = {name for node in products for name in (node.input[0], _written(graph, node))}
-    wanted |= {n.output[0] for n in _staying_int8(graph, products) if n.op_type in JOINING}
+    weighted = _weighted(graph)
+    wanted = {name for node in products(graph) for name in operands(graph, node)}
+    wanted |= {_written(graph, node) for node in weighted}
+    wanted |= {n.output[0] for n in _staying_int8(graph, weighted) if n.op_type in JOINING}
     produced = [*graph.inputs, *(name for node in graph.nodes for name in node.output)]
     return [name for name in produced if name in wanted and graph.is_float(name)]
 
 
-def _products(graph: Graph) -> list[onnx.NodeProto]:
-    """Nodes that a plan may quantize."""
-    return [
-        node
-        for node in graph.nodes
-        if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in graph.initializers
-    ]
+def _weighted(graph: Graph) -> list[onnx.NodeProto]:
+    """Products with constant weights."""
+    return [node for node in products(graph) if is_weighted(graph, node)]
 
 
-def _between_products(
-    graph: Graph, plan: Plan, ranges: Mapping[str, Range], target: Target
-) -> dict[str, Point]:
-    products = [node for node in graph.nodes if node.name in plan.quantized]
+def _between_products(graph: Graph, plan: Plan, ranges: Mapping[str, Range], target: Target) -> Points:
+    quantized = [node for node in graph.nodes if node.name in plan.quantized]
     found = {
-        name: _point(name, ranges[name], plan, target, frozenset())
-        for node in products
+        name: _point(name, "int8", ranges[name], plan, target, frozenset())
+        for node in quantized
         for name in (node.input[0], _written(graph, node))
         if name not in graph.outputs and not ranges[name].dead
     }
     int8_nodes = set(plan.quantized)
-    for node in _staying_int8(graph, products):
+    for node in _staying_int8(graph, quantized):
         sources = [i for i in node.input if i and graph.is_float(i) and i not in graph.initializers]
         out = node.output[0]
         if not sources or not all(i in found for i in sources):
@@ -97,14 +99,14 @@ def _between_products(
         if node.op_type in PASSING:
             found[out] = _at(out, found[sources[0]])
         elif not ranges[out].dead:
-            found.setdefault(out, _point(out, ranges[out], plan, target, frozenset()))
+            found.setdefault(out, _point(out, "int8", ranges[out], plan, target, frozenset()))
         int8_nodes.add(node.name)
-    return {name: _with_readers(graph, point, plan, int8_nodes) for name, point in found.items()}
+    return {(name, "int8"): _with_readers(graph, point, plan, int8_nodes) for name, point in found.items()}
 
 
-def _staying_int8(graph: Graph, products: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+def _staying_int8(graph: Graph, quantized: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Operators between products, in graph order: what they write reaches one without other arithmetic."""
-    wanted = {node.input[0] for node in products}
+    wanted = {node.input[0] for node in quantized}
     chosen = []
     for node in reversed(graph.nodes):
         if node.output[0] not in wanted or node.op_type not in PASSING + JOINING:
@@ -142,13 +144,12 @@ def _at(tensor: str, point: Point) -> Point:
     return Point(tensor, point.kind, point.scale, point.zero_point, frozenset())
 
 
-def _point(name: str, seen: Range, plan: Plan, target: Target, readers: frozenset[str]) -> Point:
-    if plan.kind == "int8" and plan.activations == "u8":
+def _point(name: str, kind: str, seen: Range, plan: Plan, target: Target, readers: frozenset[str]) -> Point:
+    if kind == "int8" and plan.activations == "u8":
         scale, zero_point = affine(*seen.u8)
         return Point(name, "uint8", scale, zero_point, readers)
-    assert plan.kind is not None
-    threshold = seen.fp8 if plan.kind == "fp8" else seen.int8
+    threshold = seen.fp8 if kind == "fp8" else seen.int8
     exact = numerics.storable_scale(
-        np.float32(threshold / numerics.QMAX[plan.kind]), "bf16" if target.bf16_exact_scales else "fp32"
+        np.float32(threshold / numerics.QMAX[kind]), "bf16" if target.bf16_exact_scales else "fp32"
     )
-    return Point(name, plan.kind, np.float32(exact), 0, readers)
+    return Point(name, kind, np.float32(exact), 0, readers)

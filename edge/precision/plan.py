@@ -1,28 +1,45 @@
 """Which node computes in which precision, and why.
 
-A plan is made by rules: each looks at one node and either lets a type pass or says why not. The first rule
-that objects gives the node's reason. Rules ask the target's row for capabilities and never for its name.
+What a node may have comes from rules (`rules.py`): the hardware's and a policy's. Where they leave several
+precisions, the choice of its group decides: the search's, or else the best that the device prefers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import onnx
 
-from edge.graph import WEIGHTED, Graph, attribute, walk_back
-from edge.precision.calibrate import Range
-from edge.precision.numerics import QuantType
+from edge.graph import STANDARD_DOMAINS, Graph, attribute, captured
+from edge.precision.facts import describe
+from edge.precision.groups import Group, groups, is_weighted, operands
+from edge.precision.policy import NOTHING, ORDER, QUANTIZED, WEIGHT_ONLY, Policy
+from edge.precision.ranges import Range
+from edge.precision.rules import Options, Rulebook
 from edge.targets import Activation, Target
 
-Variant = Literal["fast", "exact"]
-VARIANTS: tuple[Variant, ...] = ("fast", "exact")
+Variant = Literal["fast", "exact", "w8a16", "w4a16"]
+VARIANTS: Mapping[Variant, str] = {
+    "fast": "quantized to the device's own types, as far as the gate allows",
+    "exact": "everything in the carrier",
+    "w8a16": "int8 weights, activations in the carrier: a file of half the size, next to no loss",
+    "w4a16": "int4 weights of matrix products, int8 weights of convolutions, activations in the carrier",
+}
 
-CHEAP_HEAD = 0.05
-"""A last layer below this share of all multiply–accumulates stays in the carrier: it would win nothing."""
+BLOCKS = (128, 64, 32)
+"""Elements of a row of int4 weights that share a scale; the first that divides the row is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the search chose for a group, and why."""
+
+    precision: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,209 +51,199 @@ class Step:
     precision: str
     reason: str
     macs: int
+    group: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """Precision of every node that computes in floating point, in graph order.
 
     Attributes:
-        kind: type of the quantized nodes; None if nothing is quantized.
         activations: int8 activations, symmetric (s8) or asymmetric (u8).
     """
 
     carrier: str
-    kind: QuantType | None
     activations: Activation
     steps: tuple[Step, ...]
 
-    @property
-    def quantized(self) -> frozenset[str]:
-        """Names of the quantized nodes."""
-        return frozenset(s.node for s in self.steps if s.precision == self.kind)
+    @cached_property
+    def precisions(self) -> Mapping[str, str]:
+        """By node."""
+        return {s.node: s.precision for s in self.steps}
 
-    @property
+    @cached_property
+    def quantized(self) -> frozenset[str]:
+        """Names of the nodes that multiply int8 or fp8."""
+        return frozenset(s.node for s in self.steps if s.precision in QUANTIZED)
+
+    @cached_property
+    def weight_only(self) -> frozenset[str]:
+        """Names of the nodes whose weights alone are quantized."""
+        return frozenset(s.node for s in self.steps if s.precision in WEIGHT_ONLY)
+
+    @cached_property
     def widened(self) -> frozenset[str]:
         """Names of the nodes that run in fp32 amid a narrower carrier."""
         return frozenset(s.node for s in self.steps if s.precision == "fp32" != self.carrier)
 
+    @cached_property
+    def mac_shares(self) -> dict[str, float]:
+        """Share of all multiply–accumulates by precision, largest first; 0–1."""
+        total = sum(s.macs for s in self.steps)
+        work = {p: sum(s.macs for s in self.steps if s.precision == p) for p in ORDER}
+        found = {p: macs / total for p, macs in work.items() if macs}
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
     @property
     def quantized_mac_share(self) -> float:
         """Share of all multiply–accumulates that run quantized, 0–1."""
-        total = sum(s.macs for s in self.steps)
-        return sum(s.macs for s in self.steps if s.precision == self.kind) / total if total else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A node where a rule is asked about a type."""
-
-    node: onnx.NodeProto
-    kind: QuantType
-    target: Target
-    graph: Graph
-    ranges: Mapping[str, Range]
-    total_macs: int
-    last_layers: frozenset[str]
+        return sum(self.mac_shares.get(p, 0.0) for p in QUANTIZED)
 
     @property
-    def weight_shape(self) -> tuple[int, ...]:
-        return self.graph.shape(self.node.input[1]) or ()
+    def label(self) -> str:
+        """Its types in a word, the most used one first: "fp8+int8", "w8a16", "bf16"."""
+        used = [p for p in self.mac_shares if p in QUANTIZED + WEIGHT_ONLY]
+        rest = sorted({s.precision for s in self.steps if s.precision in QUANTIZED + WEIGHT_ONLY} - {*used})
+        return "+".join([*used, *rest]) or self.carrier
+
+
+class Planner:
+    """Plans of one graph for one target and variant: the rules are applied once, choices many times.
+
+    Args:
+        ranges: of the tensors that may be quantized; without one a tensor cannot be.
+        policy: a user's rules.
+
+    Raises:
+        ConfigError: the policy contradicts the graph or the hardware.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        target: Target,
+        variant: Variant,
+        ranges: Mapping[str, Range],
+        activations: Activation = "s8",
+        policy: Policy = NOTHING,
+    ) -> None:
+        self.graph, self.target, self.variant, self.activations = graph, target, variant, activations
+        self.groups = groups(graph)
+        self.facts = describe(graph, self.groups)
+        self.group_of = {name: group for group in self.groups for name in group.products}
+        self._ranges = ranges
+        self._book = Rulebook(
+            graph, self.facts, target, policy if variant != "exact" else _wide_rules(policy)
+        )
+        self._wide = beyond_fp16(graph) if target.carrier == "fp16" else frozenset()
+        self._float_nodes = [n for n in graph.nodes if computes_in_float(graph, n)]
+        self.options: dict[str, Options] = {
+            n.name: self._options(n) for n in self._float_nodes if n.name in self.group_of
+        }
+
+    def plan(self, choices: Mapping[str, Choice] | None = None) -> Plan:
+        """The plan with these choices, by group; a group without one takes what the device prefers."""
+        steps = []
+        for node in self._float_nodes:
+            if node.name in self.options:
+                precision, reason = self._product(node.name, choices or {})
+            else:
+                precision, reason = self._other(node)
+            group = self.group_of.get(node.name)
+            macs = self.graph.macs(node)
+            steps.append(Step(node.name, node.op_type, precision, reason, macs, group.name if group else ""))
+        return Plan(self.target.carrier, self.activations, tuple(steps))
+
+    def choosable(self, group: Group) -> tuple[str, ...]:
+        """Precisions that a choice for this group can bring about, the device's preferred one first."""
+        return tuple(dict.fromkeys(p for name in group.products for p in self.options[name].precisions))
+
+    def given(self, group: Group, precision: str) -> dict[str, str]:
+        """What each product of the group gets when this precision is chosen for it."""
+        return {name: self._nearest(self.options[name], precision) for name in group.products}
+
+    def _nearest(self, options: Options, wanted: str) -> str:
+        if wanted in options.precisions:
+            return wanted
+        return self.target.carrier if self.target.carrier in options.precisions else options.precisions[0]
+
+    # ------------------------------------------------------------------ one node
+
+    def _options(self, node: onnx.NodeProto) -> Options:
+        carrier = self.target.carrier
+        if node.name in self._wide:
+            return Options(("fp32",), {}, "squares and sums may leave fp16's range of ±65504")
+        wanted: tuple[str, ...] = (carrier,)
+        if self.variant == "fast":
+            wanted = (*self.target.quantized, carrier)
+        elif self.variant == "w8a16":
+            wanted = ("w8a16", carrier)
+        elif self.variant == "w4a16":
+            wanted = ("w4a16", "w8a16", carrier)
+        return self._book.product(node.name, wanted, self._impossible(node))
+
+    def _impossible(self, node: onnx.NodeProto) -> dict[str, str]:
+        """Precisions that the data forbid, with the reason."""
+        weighted = is_weighted(self.graph, node)
+        why = self._range_objection(node)
+        reasons = dict.fromkeys(QUANTIZED, why) if why else {}
+        if not weighted:
+            if len(operands(self.graph, node)) < 2:
+                reasons = dict.fromkeys(QUANTIZED, "a constant on the left: no scale of its own for each row")
+            return dict.fromkeys(WEIGHT_ONLY, "product of two activations: it has no weights") | reasons
+        weights = self.graph.constant(node.input[1])
+        if weights is None or not np.isfinite(weights).all():
+            return dict.fromkeys(QUANTIZED + WEIGHT_ONLY, "its weights hold NaN or infinity")
+        if node.op_type != "Conv" and block_size(node, weights.shape) == 0:
+            depth = weights.shape[depth_axis(node, weights.ndim)]
+            reasons["w4a16"] = f"its rows of {depth} weights do not divide into blocks of {BLOCKS[-1]}"
+        return reasons
+
+    def _range_objection(self, node: onnx.NodeProto) -> str:
+        """A scale has to be positive and finite."""
+        for name in operands(self.graph, node):
+            seen = self._ranges.get(name)
+            if seen is None:
+                return "no range was measured for its input"
+            if seen.dead:
+                return "its input was zero for every calibration sample: no scale can be given"
+        return ""
+
+    def _product(self, node: str, choices: Mapping[str, Choice]) -> tuple[str, str]:
+        options, choice = self.options[node], choices.get(self.group_of[node].name)
+        precision = options.precisions[0] if choice is None else self._nearest(options, choice.precision)
+        if choice is not None and precision == choice.precision and len(options.precisions) > 1:
+            return precision, choice.reason
+        if options.decided:
+            return precision, options.decided
+        objection = next((why for p, why in options.reasons.items() if p in self._types), "")
+        if self.variant == "exact":
+            return precision, "variant 'exact': everything in the carrier"
+        if precision in QUANTIZED + WEIGHT_ONLY:
+            return precision, f"{precision}: {objection}" if objection else f"{precision}: no rule objects"
+        return precision, objection or f"variant '{self.variant}': nothing coarser is possible"
 
     @property
-    def groups(self) -> int:
-        return int(attribute(self.node, "group", 1))
+    def _types(self) -> tuple[str, ...]:
+        """What the variant would have quantized to."""
+        return {"fast": self.target.quantized, "w8a16": ("w8a16",), "w4a16": ("w4a16", "w8a16")}.get(
+            self.variant, ()
+        )
 
-    @property
-    def depthwise(self) -> bool:
-        return self.groups > 1 and self.groups == self.weight_shape[0]
-
-    @property
-    def in_channels(self) -> int:
-        return self.weight_shape[1] * self.groups
-
-    @property
-    def out_channels(self) -> int:
-        return self.weight_shape[0]
-
-    @property
-    def kernel(self) -> tuple[int, ...]:
-        return self.weight_shape[2:]
-
-    @property
-    def reads_picture(self) -> bool:
-        return self.node.input[0] in self.graph.inputs
-
-    @property
-    def is_conv(self) -> bool:
-        return self.node.op_type == "Conv"
-
-
-Rule = Callable[[Site], str | None]
-"""Why this type is refused at this node, or None."""
-
-
-def only_matrix_products(site: Site) -> str | None:
-    """Everything else runs at memory speed, and Softmax and normalisations lose accuracy."""
-    if site.node.op_type in ("Conv", "Gemm", "MatMul"):
-        return None
-    return f"{site.node.op_type} stays in the carrier: only Conv, Gemm and MatMul are quantized"
-
-
-def constant_weights(site: Site) -> str | None:
-    """TensorRT takes per-channel scales on constant weights only (NvInfer.h, IQuantizeLayer)."""
-    if site.node.input[1] in site.graph.initializers:
-        return None
-    return "product of two activations: there are no constant weights to quantize"
-
-
-def known_range(site: Site) -> str | None:
-    """A scale has to be positive and finite."""
-    seen = site.ranges.get(site.node.input[0])
-    if seen is None:
-        return "no range was measured for its input"
-    if seen.dead:
-        return "its input was zero for every calibration sample: no scale can be given"
-    weights = site.graph.constant(site.node.input[1])
-    if weights is None or not np.isfinite(weights).all():
-        return "its weights hold NaN or infinity"
-    return None
-
-
-def fp8_channels(site: Site) -> str | None:
-    """fp8 convolutions need more than 16 channels on both sides (TensorRT: Q/DQ best practices)."""
-    if site.kind == "fp8" and site.is_conv and min(site.in_channels, site.out_channels) <= 16:
-        return f"fp8 convolution needs more than 16 channels, has {site.in_channels} → {site.out_channels}"
-    return None
-
-
-def fp8_kernel(site: Site) -> str | None:
-    """fp8 convolutions take kernels of up to 32 elements."""
-    if site.kind == "fp8" and site.is_conv and int(np.prod(site.kernel)) > 32:
-        return f"fp8 convolution takes kernels up to 32 elements, has {'×'.join(map(str, site.kernel))}"
-    return None
-
-
-def fp8_groups(site: Site) -> str | None:
-    """Without an optimized kernel a grouped fp8 convolution is slower than the carrier."""
-    if site.kind == "fp8" and site.is_conv and site.groups > 1 and not site.target.depthwise_fp8:
-        return f"no optimized fp8 kernel for grouped convolution (group={site.groups})"
-    return None
-
-
-def int8_channels(site: Site) -> str | None:
-    """int8 convolutions want 16 channels on a side; a first layer may read fewer, writing a multiple of 8."""
-    if site.kind != "int8" or not site.is_conv or site.groups > 1:
-        return None
-    wide, narrow = max(site.in_channels, site.out_channels), min(site.in_channels, site.out_channels)
-    if narrow >= 16 or (wide % 8 == 0 and len(set(site.kernel)) == 1 and (site.reads_picture or wide >= 16)):
-        return None
-    return f"int8 convolution needs 16 channels on a side, has {site.in_channels} → {site.out_channels}"
-
-
-def int8_groups(site: Site) -> str | None:
-    """Grouped int8 convolutions need output channels in multiples of 8 and a kernel of 3 or more."""
-    if site.kind != "int8" or not site.is_conv or site.groups == 1:
-        return None
-    if site.out_channels % 8 or min(site.kernel, default=0) < 3:
-        return "grouped int8 convolution needs output channels in multiples of 8 and kernels of 3 or more"
-    return None
-
-
-def int8_depthwise_swish(site: Site) -> str | None:
-    """Turing and Orin have no int8 kernel for depthwise convolution followed by Swish."""
-    if site.kind == "int8" and site.depthwise and not site.target.depthwise_swish_int8 and feeds_swish(site):
-        return "no int8 kernel for depthwise convolution followed by Swish on this device"
-    return None
-
-
-def feeds_swish(site: Site) -> bool:
-    """Whether the node's output x is used as x · sigmoid(x)."""
-    out = site.node.output[0]
-    users = site.graph.consumers.get(out, [])
-    gates = {u.output[0] for u in users if u.op_type in ("Sigmoid", "HardSigmoid")}
-    return any(u.op_type == "Mul" and out in u.input and gates & set(u.input) for u in users)
-
-
-def depthwise_accuracy(site: Site) -> str | None:
-    """One activation scale for channels of very different range: YOLOX-Nano falls from 36 to 9 AP by it."""
-    if site.is_conv and site.depthwise:
-        return "depthwise: one activation scale cannot serve channels of very different range"
-    return None
-
-
-def matrix_size(site: Site) -> str | None:
-    """Products with fewer than 16 rows of weights, or with a vector, run at memory speed in any type."""
-    if site.is_conv:
-        return None
-    if len(site.weight_shape) < 2 or min(site.weight_shape[-2:]) < 16:
-        return f"matrix of {'×'.join(map(str, site.weight_shape))} is too small to gain"
-    rows = int(np.prod((site.graph.shape(site.node.output[0]) or (1, 1))[:-1]))
-    return "matrix–vector product: memory-bound in any type" if rows == 1 else None
-
-
-def cheap_last_layer(site: Site) -> str | None:
-    """The head writes the numbers the user reads; where it costs little it keeps its precision."""
-    share = site.graph.macs(site.node) / site.total_macs if site.total_macs else 0.0
-    if site.node.name in site.last_layers and share < CHEAP_HEAD:
-        return f"last layer: writes an output and costs only {share:.1%} of the work"
-    return None
-
-
-RULES: tuple[Rule, ...] = (
-    only_matrix_products,
-    constant_weights,
-    known_range,
-    fp8_channels,
-    fp8_kernel,
-    fp8_groups,
-    int8_channels,
-    int8_groups,
-    int8_depthwise_swish,
-    depthwise_accuracy,
-    matrix_size,
-    cheap_last_layer,
-)
+    def _other(self, node: onnx.NodeProto) -> tuple[str, str]:
+        """A node that is no product."""
+        if node.name in self._wide:
+            return "fp32", "squares and sums may leave fp16's range of ±65504"
+        if why := self._book.widened(node.name):
+            return "fp32", why
+        carrier = self.target.carrier
+        if any(True for _ in captured(node)) or any(a.HasField("g") for a in node.attribute):
+            return carrier, f"{node.op_type} is control flow: it stays as it is"
+        if node.domain not in STANDARD_DOMAINS:
+            return carrier, f"{node.domain}::{node.op_type} is not one of ONNX's own operators: it stays"
+        if self.variant == "exact":
+            return carrier, "variant 'exact': everything in the carrier"
+        return carrier, f"{node.op_type} stays in the carrier: only Conv, Gemm and MatMul are quantized"
 
 
 def make(
@@ -245,32 +252,28 @@ def make(
     variant: Variant,
     ranges: Mapping[str, Range],
     activations: Activation = "s8",
-    kind: QuantType | None = None,
+    policy: Policy = NOTHING,
 ) -> Plan:
-    """The plan of a variant for a target: the same inputs give the same plan.
+    """The plan of a variant without a search: each node gets the type that the device prefers."""
+    return Planner(graph, target, variant, ranges, activations, policy).plan()
 
-    Args:
-        kind: what `fast` is quantized to; None takes the type that the target prefers.
-    """
-    kind = (kind or target.fast_precision) if variant == "fast" else None
-    total = sum(graph.macs(node) for node in graph.nodes)
-    last = last_layers(graph)
-    wide = beyond_fp16(graph) if target.carrier == "fp16" else frozenset()
-    steps = []
-    for node in graph.nodes:
-        if not computes_in_float(graph, node):
-            continue
-        precision: str = target.carrier
-        reason = f"variant '{variant}': everything in the carrier"
-        if node.name in wide:
-            precision, reason = "fp32", "squares and sums may leave fp16's range of ±65504"
-        elif kind:
-            site = Site(node, kind, target, graph, ranges, total, last)
-            objection = next((why for rule in RULES if (why := rule(site))), None)
-            precision = target.carrier if objection else kind
-            reason = objection or f"{kind}: no rule objects"
-        steps.append(Step(node.name, node.op_type, precision, reason, graph.macs(node)))
-    return Plan(target.carrier, kind, activations, tuple(steps))
+
+def _wide_rules(policy: Policy) -> Policy:
+    """What of a policy concerns an engine that quantizes nothing: the rules that ask for fp32."""
+    return policy.model_copy(update={"rules": tuple(rule for rule in policy.rules if rule.widens)})
+
+
+def depth_axis(node: onnx.NodeProto, rank: int) -> int:
+    """The weights' axis that a matrix product sums over."""
+    return rank - 1 if node.op_type == "Gemm" and attribute(node, "transB", 0) else max(rank - 2, 0)
+
+
+def block_size(node: onnx.NodeProto, shape: tuple[int, ...]) -> int:
+    """How many int4 weights share a scale; 0 where none of `BLOCKS` divides a row."""
+    if len(shape) != 2:
+        return 0
+    depth = shape[depth_axis(node, 2)]
+    return next((size for size in BLOCKS if depth % size == 0), 0)
 
 
 def computes_in_float(graph: Graph, node: onnx.NodeProto) -> bool:
@@ -297,10 +300,3 @@ def beyond_fp16(graph: Graph) -> frozenset[str]:
         if square or node.op_type in SQUARES_AND_SUMS or continues:
             found.add(node.name)
     return frozenset(found)
-
-
-def last_layers(graph: Graph) -> frozenset[str]:
-    """The weighted nodes from which a graph output is reached without another weighted node."""
-    return frozenset(
-        node.name for output in graph.outputs for node in walk_back(graph, output) if node.op_type in WEIGHTED
-    )

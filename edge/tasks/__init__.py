@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from numpy.random import Generator
+
 from edge.config import ModelConfig, SamplesConfig
 from edge.errors import ConfigError, nearest
 from edge.preprocess import Placement
@@ -93,6 +95,23 @@ class Task(Protocol):
 
     def score_payload(self, outputs: Mapping[str, Array], index: int, placement: Placement) -> Payload:
         """Like `postprocess` from the network's own outputs, with the thresholds that define the metric."""
+        ...
+
+    def divergence(
+        self, reference: Mapping[str, Array], this: Mapping[str, Array], placement: Placement
+    ) -> float:
+        """How far two results for one picture (batch of 1) lie apart, as the task sees it: 0 for equal ones;
+        small independent errors add up (`likeness`)."""
+        ...
+
+    def believed(
+        self, sample: Sample, outputs: Mapping[str, Array], placement: Placement, random: Generator
+    ) -> Sequence[Sample]:
+        """The sample with labels drawn from what the network itself believes of it, one or several times.
+
+        Scored against them, two engines differ by as much as is to be expected of true labels, if the network
+        knows how sure it is. That is how engines are compared where nobody has labelled anything.
+        """
         ...
 
 

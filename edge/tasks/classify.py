@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from edge.config import SamplesConfig, Section, validate
 from edge.errors import InputError, ModelError, nearest
 from edge.preprocess import Placement
-from edge.tasks import Sample, Tail, drawing
+from edge.tasks import Sample, Tail, drawing, likeness
 from edge.tasks.outputs import one_picture
 from edge.tasks.samples import find_samples, read_picture
 from edge.types import Array, Image
+
+DRAWS = 64
+"""Labels drawn for a picture where it has none: a label costs nothing, a picture a run."""
 
 
 class ClassifySettings(Section):
@@ -126,6 +130,18 @@ class Classify:
 
     def scorer(self) -> Top1:
         return Top1()
+
+    def divergence(
+        self, reference: Mapping[str, Array], this: Mapping[str, Array], placement: Placement
+    ) -> float:
+        return likeness.categorical(self._probabilities(reference, 0), self._probabilities(this, 0))
+
+    def believed(
+        self, sample: Sample, outputs: Mapping[str, Array], placement: Placement, random: Generator
+    ) -> Sequence[Sample]:
+        """Classes drawn by their probabilities."""
+        share = self._probabilities(outputs, 0).astype(np.float64)
+        return [Sample(sample.path, int(c)) for c in random.choice(len(share), DRAWS, p=share / share.sum())]
 
     def _probabilities(self, outputs: Mapping[str, Array], index: int) -> NDArray[np.float32]:
         flat = {name: _without_ones(value) for name, value in outputs.items()}

@@ -96,12 +96,15 @@ class AveragePrecision:
             judge.evaluate()
             judge.accumulate()
             judge.summarize()
-        return 100 * float(judge.stats[0])
+        return 100 * max(float(judge.stats[0]), 0.0)  # −1 where no label holds a box
 
     def _dataset(self) -> dict[str, Any]:
         return {
             "info": {},
             "images": [label.image for label in self.labels],
-            "annotations": [dict(box) for label in self.labels for box in label.boxes],
+            "annotations": [
+                dict(box, id=number)
+                for number, box in enumerate((b for label in self.labels for b in label.boxes), 1)
+            ],
             "categories": list(self.labels[0].categories),
         }

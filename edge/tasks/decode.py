@@ -141,6 +141,37 @@ def _corners(centre: Array, half: Array) -> Floats:
     return np.concatenate([centre - half, centre + half], 1, dtype=np.float32)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Dense:
+    """What a detector says of every place, before anything is dropped.
+
+    Attributes:
+        scores: places × classes, 0–1.
+        centres, sizes: places × 2, network pixels.
+    """
+
+    scores: Floats
+    centres: Floats
+    sizes: Floats
+
+    def __getitem__(self, chosen: Any) -> Dense:
+        return Dense(self.scores[chosen], self.centres[chosen], self.sizes[chosen])
+
+
+def dense(raw: Floats, settings: DetectSettings, size: Size) -> Dense | None:
+    """One picture's output place by place; None where the graph has sorted and dropped them itself."""
+    if settings.decode == "yolox":
+        check_yolox((raw.shape[0], raw.shape[1]), settings, size)
+        cells, strides = grid(size, settings.strides)
+        with np.errstate(over="ignore"):
+            sizes = np.exp(raw[:, 2:4]) * strides
+        return Dense(raw[:, 4:5] * raw[:, 5:], (raw[:, :2] + cells) * strides, sizes)
+    if settings.decode == "yolov8":
+        check_yolov8((raw.shape[0], raw.shape[1]))
+        return Dense(raw[4:].T, raw[:2].T, raw[2:4].T)
+    return None
+
+
 Decoder = Callable[[Floats, "DetectSettings", Size, Thresholds], Candidates]
 DECODERS: dict[str, Decoder] = {"yolox": _yolox, "yolov8": _yolov8, "boxes": _boxes}
 """Decoders by the name that `decode` in [task] gives. Their first argument is one picture's output."""

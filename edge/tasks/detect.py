@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from edge.config import SamplesConfig, Section, validate
 from edge.preprocess import Placement
-from edge.tasks import Sample, Tail, decode, detect_tail, drawing
-from edge.tasks.coco import AveragePrecision, read_annotations
+from edge.tasks import Sample, Tail, decode, detect_tail, drawing, likeness
+from edge.tasks.coco import Annotations, AveragePrecision, read_annotations
 from edge.tasks.decode import DECODERS, SCORING, Candidates, Thresholds
 from edge.tasks.nms import suppress
 from edge.tasks.outputs import BOXES, CANDIDATES, CLASSES, COUNT, SCORES, one_picture
@@ -22,6 +23,13 @@ from edge.tasks.samples import find_samples, read_picture
 from edge.types import Array, Image
 
 Floats = NDArray[np.float32]
+
+DRAWS = 16
+"""Sets of objects drawn for a picture where it has no labels."""
+FAINT = 0.003
+"""A place whose best score is below is background, whatever an engine makes of it."""
+EDGE = 0.1
+"""Standard deviation of their edges, as a part of the box: an IoU around 0.8."""
 
 
 class DetectSettings(Section):
@@ -130,6 +138,38 @@ class Detect:
     def scorer(self) -> AveragePrecision:
         return AveragePrecision()
 
+    def divergence(
+        self, reference: Mapping[str, Array], this: Mapping[str, Array], placement: Placement
+    ) -> float:
+        """Of the scores wherever anything is seen, and of the boxes there: squared shift over squared size,
+        times the score."""
+        size = (placement.network_height, placement.network_width)
+        raws = (
+            one_picture(o, self.settings.output, 0, 2, "batch × candidates × values")
+            for o in (reference, this)
+        )
+        a, b = (decode.dense(raw, self.settings, size) for raw in raws)
+        if a is None or b is None:
+            return likeness.relative(reference, this)
+        seen = np.maximum(a.scores.max(1), b.scores.max(1)) > FAINT
+        a, b = a[seen], b[seen]
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            moved = np.square((a.centres - b.centres) / a.sizes).sum(1)
+            grown = np.square(np.log(b.sizes / a.sizes)).sum(1)
+            boxes = a.scores.max(1) * np.nan_to_num(np.minimum(moved + grown, 1.0), nan=1.0)
+        return float(likeness.bernoulli(a.scores, b.scores).sum() + boxes.sum(dtype=np.float64))
+
+    def believed(
+        self, sample: Sample, outputs: Mapping[str, Array], placement: Placement, random: Generator
+    ) -> Sequence[Sample]:
+        """Objects drawn from the findings by their scores, with edges as uncertain as a detector's are."""
+        found = self.score_payload(outputs, 0, placement)
+        raw = one_picture(outputs, self.settings.output, 0, 2, "batch × candidates × values")
+        places = decode.dense(raw, self.settings, (placement.network_height, placement.network_width))
+        classes = int(found.classes.max(initial=0)) + 1 if places is None else places.scores.shape[1]
+        drawn = (_drawn(found, f"{sample.path.name}#{i}", classes, placement, random) for i in range(DRAWS))
+        return [Sample(sample.path, label) for label in drawn]
+
     def _from_raw(
         self, outputs: Mapping[str, Array], index: int, placement: Placement, thresholds: Thresholds
     ) -> Detections:
@@ -153,6 +193,21 @@ class Detect:
         count = int(outputs[COUNT][index, 0])
         boxes, scores, classes = (np.array(outputs[name][index, :count]) for name in (BOXES, SCORES, CLASSES))
         return Detections(to_image(boxes, placement), scores, classes.astype(np.intp), self.settings.labels)
+
+
+def _drawn(found: Detections, image: str, count: int, placement: Placement, random: Generator) -> Annotations:
+    """Annotations of `count` classes as COCO has them, of an image of this name."""
+    kept = random.random(len(found.scores)) < found.scores
+    boxes, classes = found.boxes[kept].astype(np.float64), found.classes[kept]
+    boxes += random.normal(0, EDGE, boxes.shape) * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    annotations = []
+    for (x1, y1, x2, y2), category in zip(boxes.tolist(), classes.tolist(), strict=True):
+        width, height = max(x2 - x1, 1.0), max(y2 - y1, 1.0)
+        entry = {"image_id": image, "category_id": category, "bbox": [x1, y1, width, height]}
+        annotations.append(entry | {"area": width * height, "iscrowd": 0})
+    categories = tuple({"id": c, "name": str(c)} for c in range(count))
+    picture = {"id": image, "width": placement.width, "height": placement.height, "file_name": image}
+    return Annotations(picture, tuple(annotations), categories)
 
 
 def _finite(found: Candidates) -> Candidates:

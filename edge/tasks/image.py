@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
@@ -138,6 +139,23 @@ class ImageToImage:
 
     def scorer(self) -> PsnrY:
         return PsnrY(self.settings.crop)
+
+    def divergence(
+        self, reference: Mapping[str, Array], this: Mapping[str, Array], placement: Placement
+    ) -> float:
+        """Mean squared error of what is shown, over the squared value for white."""
+        planes = (
+            one_picture(o, self.settings.output, 0, 3, "batch × channels × height × width")
+            for o in (reference, this)
+        )
+        a, b = (self._without_padding(p, placement).astype(np.float64) for p in planes)
+        return float(np.square(a - b).mean() / self.settings.range**2)
+
+    def believed(
+        self, sample: Sample, outputs: Mapping[str, Array], placement: Placement, random: Generator
+    ) -> Sequence[Sample]:
+        """The picture is its own label."""
+        return [sample]
 
     def _without_padding(self, planes: Array, place: Placement) -> Array:
         """C × h × w of the network's output that show the picture."""

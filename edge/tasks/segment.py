@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt
 
 from edge.config import SamplesConfig, Section, validate
 from edge.errors import InputError, ModelError
 from edge.preprocess import Placement
-from edge.tasks import Sample, Tail, drawing
+from edge.tasks import Sample, Tail, drawing, likeness
 from edge.tasks.outputs import HEAT, one_picture
 from edge.tasks.samples import find_samples, read_picture
 from edge.types import Array, Image
@@ -130,6 +131,17 @@ class Mask:
         boxes = np.concatenate([self._to_image(corner), self._to_image(corner + size)], 1)
         return boxes.astype(np.float32), heat[large].astype(np.float32)
 
+    def cell_of(self, pixels: NDArray[np.intp], vertical: bool) -> NDArray[np.intp]:
+        """Row (or column) of `heat` in which the middle of each source pixel lies."""
+        place, window = self.placement, self.window
+        part, scale, offset, step = (
+            (window.rows, place.scale_y, place.top, window.step_y)
+            if vertical
+            else (window.columns, place.scale_x, place.left, window.step_x)
+        )
+        cells = np.floor(((pixels + 0.5) * scale + offset) / step).astype(np.intp) - part.start
+        return np.asarray(np.clip(cells, 0, part.stop - part.start - 1))
+
     @property
     def share(self) -> float:
         """Part of the picture that the mask covers, 0–1."""
@@ -204,7 +216,8 @@ class PixelF1:
 
     def add(self, sample: Sample, payload: Mask) -> None:
         if sample.label is not None:
-            self.counts += self.task.score_truth(read_mask(sample.label), payload)
+            truth = sample.label if isinstance(sample.label, np.ndarray) else read_mask(sample.label)
+            self.counts += self.task.score_truth(truth, payload)
             self.pictures += 1
 
     def value(self) -> float:
@@ -275,6 +288,23 @@ class Segment:
 
     def scorer(self) -> PixelF1:
         return PixelF1(self)
+
+    def divergence(
+        self, reference: Mapping[str, Array], this: Mapping[str, Array], placement: Placement
+    ) -> float:
+        """Of the probabilities, averaged over the picture's cells."""
+        a, b = (self.score_payload(outputs, 0, placement).heat for outputs in (reference, this))
+        return float(likeness.bernoulli(a, b).mean())
+
+    def believed(
+        self, sample: Sample, outputs: Mapping[str, Array], placement: Placement, random: Generator
+    ) -> Sequence[Sample]:
+        """A mask whose cells were drawn by their probabilities."""
+        found = self.score_payload(outputs, 0, placement)
+        drawn = random.random(found.heat.shape) < found.heat
+        rows = found.cell_of(np.arange(placement.height), vertical=True)
+        columns = found.cell_of(np.arange(placement.width), vertical=False)
+        return [Sample(sample.path, drawn[np.ix_(rows, columns)].astype(np.uint8))]
 
     def score_truth(self, truth: NDArray[np.uint8], payload: Mask) -> Counts:
         """Compare a finding with the true mask of its picture.

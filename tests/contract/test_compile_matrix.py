@@ -17,12 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 from edge import machine
 from edge.build.opening import open_dimensions
 from edge.build.resources import in_child
-from edge.build.rewrite import planned_precisions, rewrite
 from edge.build.tensorrt import Compiled, CompileRequest, Profile, compile_engine
 from edge.errors import ModelError
 from edge.graph import Graph, serialize
 from edge.precision import plan
 from edge.precision.plan import Variant
+from edge.precision.rewrite import planned_precisions, rewrite
 from edge.targets import TARGETS
 
 HERE = machine.detect()

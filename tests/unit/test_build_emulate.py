@@ -17,10 +17,10 @@ from onnx import TensorProto, numpy_helper
 
 from edge.backends import EngineOptions, backend
 from edge.build.emulate import check, emulated
-from edge.build.rewrite import rewrite
 from edge.errors import RuntimeFault
 from edge.graph import Graph, attribute
 from edge.precision import plan
+from edge.precision.rewrite import rewrite
 from edge.targets import TARGETS
 
 Values = NDArray[Any]

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.build.lint import RULES, Finding, lint, refuse
-from edge.build.rewrite import rewrite
 from edge.errors import ModelError
 from edge.precision import numerics, plan
 from edge.precision.plan import Variant
+from edge.precision.rewrite import rewrite
 from edge.targets import TARGETS
 
 

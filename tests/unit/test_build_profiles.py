@@ -16,13 +16,13 @@ from edge.backends import EngineOptions, backend
 from edge.build import emulate, processor
 from edge.build.opening import dimensions, open_axes, open_dimensions
 from edge.build.profiles import input_shapes, prove
-from edge.build.rewrite import rewrite
 from edge.build.tensorrt import Profile
 from edge.cli import main
 from edge.config import ModelConfig, load_model
 from edge.errors import ConfigError, ModelError
 from edge.graph import prepare, serialize
 from edge.precision import plan
+from edge.precision.rewrite import rewrite
 from edge.store import Store
 from edge.targets import TARGETS
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from edge import machine, tasks
-from edge.build.rewrite import rewrite
 from edge.build.tails import PLUGINS, append_tail, tail_outputs
 from edge.build.tensorrt import CompileRequest, compile_engine
 from edge.config import InputConfig
 from edge.errors import ModelError
 from edge.graph import serialize
 from edge.precision import plan
+from edge.precision.rewrite import rewrite
 from edge.preprocess import Placement, Preprocess
 from edge.stream.network import has_nan
 from edge.targets import TARGETS

@@ -25,12 +25,12 @@ from edge.build.layers import compare_engine, compare_network, origins
 from edge.build.memory import MIB, least_memory
 from edge.build.opening import open_dimensions
 from edge.build.resources import Abandoned, in_child
-from edge.build.rewrite import planned_precisions, rewrite
 from edge.build.tensorrt import CompileRequest, Profile, compile_engine
 from edge.errors import ModelError, RuntimeFault
 from edge.graph import Graph, serialize
 from edge.precision import plan
 from edge.precision.plan import Plan, Variant
+from edge.precision.rewrite import planned_precisions, rewrite
 from edge.targets import TARGETS
 
 

@@ -15,16 +15,14 @@ from edge.errors import InputError, ModelError
 from edge.precision import calibrate as module
 from edge.precision import numerics
 from edge.precision.calibrate import (
-    BINS,
     Calibration,
-    Histogram,
-    affine,
     calibrate,
-    choose,
     fingerprint,
     observer,
 )
+from edge.precision.histogram import BINS, Histogram
 from edge.precision.placement import observed_tensors
+from edge.precision.ranges import affine, choose
 
 number = st.floats(-(2.0**60), 2.0**60, width=32).map(lambda v: v if abs(v) > 2.0**-50 else 0.0)
 """Ratios below 2^110: scaled to the larger, the smaller does not underflow."""

@@ -12,9 +12,9 @@ import pytest
 
 from edge.graph import Graph
 from edge.precision import plan
-from edge.precision.calibrate import Range
 from edge.precision.placement import observed_tensors
 from edge.precision.plan import Plan
+from edge.precision.ranges import Range
 from edge.targets import TARGETS, load_targets
 
 SEEN = Range(-1.0, 1.0, 1.0, 1.0, (-1.0, 1.0))

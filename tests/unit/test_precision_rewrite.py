@@ -15,13 +15,13 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.build.rewrite import rewrite
 from edge.errors import ModelError
 from edge.graph import OPSET, Graph, attribute, serialize
 from edge.precision import numerics, plan
-from edge.precision.calibrate import Range
 from edge.precision.placement import points
 from edge.precision.plan import Plan, Variant
+from edge.precision.ranges import Range
+from edge.precision.rewrite import rewrite
 from edge.targets import TARGETS, Activation
 
 KINDS = ["cpu", "t4", "orin", "ada"]

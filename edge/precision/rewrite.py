@@ -14,16 +14,21 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edge.errors import ModelError
-from edge.graph import OPSET, Graph, attribute, captured
+from edge.graph import OPSET, Graph, captured
 from edge.precision import numerics
-from edge.precision.calibrate import Range
+from edge.precision.compensation import NO_COMPENSATION, Compensation, StoredWeight, bias_home, weight_key
 from edge.precision.placement import Point, points
 from edge.precision.plan import Plan
+from edge.precision.policy import QUANTIZED
+from edge.precision.ranges import Range
+from edge.precision.weights import round_weight, stored_weight
 from edge.targets import Target
 from edge.types import Array
 
 IR_VERSION = 9
 """First IR version with fp8."""
+INT4_OPSET, INT4_IR_VERSION = 21, 10
+"""First of each with int4 and scales a block."""
 
 KEEPS_FP32: Mapping[str, frozenset[int]] = {"Resize": frozenset({1, 2}), "Upsample": frozenset({1})}
 """Inputs whose type does not follow the data: region of interest and scales (ONNX operator reference)."""
@@ -51,21 +56,38 @@ def planned_precisions(steps: Iterable[Planned]) -> tuple[tuple[str, str], ...]:
     return tuple((s.node, "fp32" if s.op in FP32_ISLANDS else s.precision) for s in steps)
 
 
-def rewrite(graph: Graph, plan: Plan, ranges: Mapping[str, Range], target: Target) -> onnx.ModelProto:
+def rewrite(
+    graph: Graph,
+    plan: Plan,
+    ranges: Mapping[str, Range],
+    target: Target,
+    compensation: Compensation = NO_COMPENSATION,
+) -> onnx.ModelProto:
     """The graph with `plan` in it.
 
     Args:
         graph: prepared (`graph.prepare`), float32.
         ranges: of every tensor that the plan quantizes.
+        compensation: weights and biases to be stored instead of the graph's, rounded one by one.
     """
-    return _Writer(graph, plan, points(graph, plan, ranges, target), target).model()
+    return _Writer(graph, plan, points(graph, plan, ranges, target), target, compensation).model()
 
 
 class _Writer:
     """Copies the graph node by node; each helper tensor is written once, before its first use."""
 
-    def __init__(self, graph: Graph, plan: Plan, pairs: Mapping[str, Point], target: Target) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan,
+        pairs: Mapping[tuple[str, str], Point],
+        target: Target,
+        compensation: Compensation,
+    ) -> None:
         self.graph, self.plan, self.pairs, self.target = graph, plan, pairs, target
+        self.compensation = compensation
+        self.shifts = self._shifts()
+        """Node and input → what is added to the bias that stands there."""
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.types: dict[str, int] = {}
@@ -100,7 +122,10 @@ class _Writer:
             if name not in outer
         )
         opset = next(o for o in model.opset_import if o.domain in ("", "ai.onnx"))
-        opset.version = max(opset.version, OPSET)
+        int4 = any(tensor.data_type == numerics.ONNX["int4"] for tensor in self.constants.values())
+        opset.version = max(opset.version, INT4_OPSET if int4 else OPSET)
+        if int4:
+            model.ir_version = max(model.ir_version, INT4_IR_VERSION)
         return model
 
     # ------------------------------------------------------------------ names and types
@@ -147,6 +172,7 @@ class _Writer:
         for index, name in enumerate(node.input):
             if name:
                 copy.input[index] = self._read(node, index, name, island)
+        self._add_bias(node, copy)
         for index, name in enumerate(node.output):
             if name and self._is_carried(name):
                 copy.output[index] = f"{name}/fp32" if island else self._inner(name)
@@ -163,15 +189,51 @@ class _Writer:
                 self.constants.setdefault(name, self.graph.initializers[name])
             return name
         quantized = node.name in self.plan.quantized
-        if quantized and index == 1:
+        weighted = index == 1 and name in self.graph.initializers
+        if weighted and (quantized or node.name in self.plan.weight_only):
             return self._weight(node, name)
-        if quantized and index == 2 and not self.target.is_gpu:
-            return self._integer_bias(node, name)
-        if name in self.pairs and node.name in self.pairs[name].readers:
-            return self._pair(self.pairs[name])
+        if quantized and index == 2 and not self.target.is_gpu and name in self.graph.initializers:
+            return self._integer_bias(node, name, self._bias(node, index, name))
+        if (point := self._point(node, name)) is not None:
+            return self._pair(point)
         if island or index in KEEPS_FP32.get(node.op_type, ()):
             return self._as_fp32(name)
+        if (node.name, index) in self.shifts:
+            return self._constant(f"{name}/of {node.name}", self._bias(node, index, name), self.plan.carrier)
         return self._carried(name)
+
+    def _point(self, node: onnx.NodeProto, name: str) -> Point | None:
+        """The Q/DQ pair that the node reads this tensor through: of its own type, or else of any it reads."""
+        kinds = [self.plan.precisions.get(node.name, ""), *QUANTIZED]
+        found = (self.pairs.get((name, kind)) for kind in kinds)
+        return next((p for p in found if p is not None and node.name in p.readers), None)
+
+    # ------------------------------------------------------------------ biases
+
+    def _shifts(self) -> dict[tuple[str, int], Array]:
+        found = {}
+        for node in self.graph.nodes:
+            shift = self.compensation.biases.get((node.name, self.plan.precisions.get(node.name, "")))
+            home = bias_home(self.graph, node) if shift is not None else None
+            if shift is not None and home is not None:
+                found[home.node, home.index] = shift
+        return found
+
+    def _bias(self, node: onnx.NodeProto, index: int, name: str) -> Array:
+        """The constant at this input with what makes up for rounding; float32."""
+        shift = self.shifts.get((node.name, index), np.float32(0))
+        return np.asarray((self._value(name) if name else np.float32(0)) + shift, np.float32)
+
+    def _add_bias(self, node: onnx.NodeProto, copy: onnx.NodeProto) -> None:
+        """A bias for a product that has none, where one is needed to restore its mean."""
+        if (node.name, 2) not in self.shifts or (len(node.input) > 2 and node.input[2]):
+            return
+        label, value = f"{node.name}/bias", self._bias(node, 2, "")
+        del copy.input[2:]
+        if node.name in self.plan.quantized and not self.target.is_gpu:
+            copy.input.append(self._integer_bias(node, label, value))
+        else:
+            copy.input.append(self._constant(label, value, self.plan.carrier))
 
     def _carried(self, name: str) -> str:
         """A float tensor in the carrier's type."""
@@ -236,11 +298,13 @@ class _Writer:
     def _pair(self, point: Point) -> str:
         """Q and DQ behind an activation: the dequantized tensor, in the carrier's type."""
         name = point.tensor
-        scale, carried_as = self._scale(name, point.scale)
-        zero = self._constant(f"{name}/zero_point", np.asarray(point.zero_point), point.kind)
+        several = sum((name, kind) in self.pairs for kind in QUANTIZED) > 1
+        label = f"{name}/{point.kind}" if several else name
+        scale, carried_as = self._scale(label, point.scale)
+        zero = self._constant(f"{label}/zero_point", np.asarray(point.zero_point), point.kind)
         source = self._carried(name) if carried_as == self.plan.carrier else self._as_fp32(name)
         q = self._node("QuantizeLinear", [source, scale, zero], f"{name}/{point.kind}", point.kind)
-        return self._dequantize(name, [q, scale, zero], carried_as)
+        return self._dequantize(label, [q, scale, zero], carried_as)
 
     def _dequantize(self, name: str, inputs: list[str], carried_as: str, **attributes: int) -> str:
         same = carried_as == self.plan.carrier
@@ -254,61 +318,50 @@ class _Writer:
         return out if same else self._cast(out, f"{name}/dequantized", self.plan.carrier)
 
     def _weight(self, node: onnx.NodeProto, name: str) -> str:
-        """Weights stored quantized, one scale for each output channel, followed by DQ alone."""
-        assert self.plan.kind is not None
-        value = self._value(name)
-        axis, (label, scales) = output_axis(node, value.ndim), self._weight_scales(node)
-        shape = [1] * value.ndim
-        shape[axis] = -1
-        stored = numerics.quantize_weight(value, scales.reshape(shape), self.plan.kind)
-        scale, carried_as = self._scale(label, scales)
-        q = self._constant(f"{label}/{self.plan.kind}", stored, self.plan.kind)
-        zero = self._constant(f"{label}/zero_point", np.zeros(len(scales)), self.plan.kind)
-        return self._dequantize(label, [q, scale, zero], carried_as, axis=axis)
+        """Weights stored quantized, followed by DQ alone."""
+        precision = self.plan.precisions[node.name]
+        label, weight = self._stored(node)
+        kind = numerics.STORED_AS[precision]
+        scale, carried_as = self._scale(label, weight.scales)
+        q = self._constant(f"{label}/{kind}", weight.values, kind)
+        zero = self._constant(f"{label}/zero_point", np.zeros(weight.scales.shape), kind)
+        block = {"block_size": weight.block} if weight.block else {}
+        return self._dequantize(label, [q, scale, zero], carried_as, axis=weight.axis, **block)
 
-    def _weight_scales(self, node: onnx.NodeProto) -> tuple[str, numerics.Floats]:
-        """What a node's weights are called, and their scales."""
-        assert self.plan.kind is not None
-        name = node.input[1]
+    def _stored(self, node: onnx.NodeProto) -> tuple[str, StoredWeight]:
+        """What a product's weights are called, and how they are stored."""
+        name, precision = node.input[1], self.plan.precisions[node.name]
         value = self._value(name)
-        axis = output_axis(node, value.ndim)
-        label = f"{name}/axis{axis}" if axis else name
-        scales = numerics.weight_scales(value, axis, self.plan.kind)
-        scales = numerics.storable_scale(scales, "bf16" if self.target.bf16_exact_scales else "fp32")
-        least = self._least_scales(node, len(scales))
-        if (least > scales).any():
-            return f"{label}/of {node.name}", np.maximum(scales, least)
-        return label, scales
+        key = weight_key(node, value.ndim, precision)
+        label = f"{name}/axis{key[1]}" if key[1] else name
+        label = label if precision in QUANTIZED else f"{label}/{precision}"
+        weight = self.compensation.weights.get(key) or round_weight(node, value, precision, self.target)
+        least = self._least_scales(node, weight)
+        if least is not None and (least > weight.scales).any():
+            scales = np.maximum(weight.scales, least)
+            return f"{label}/of {node.name}", stored_weight(value, scales, weight.axis, precision)
+        return label, weight
 
-    def _least_scales(self, node: onnx.NodeProto, channels: int) -> numerics.Floats:
+    def _least_scales(self, node: onnx.NodeProto, weight: StoredWeight) -> numerics.Floats | None:
         """ONNX Runtime stores a bias as int32 in units of input × weight scale: it has to fit.
 
         A pruned channel has weights next to nothing and writes its bias.
         """
-        pair = self.pairs.get(node.input[0])
-        bias = self.graph.constant(node.input[2]) if len(node.input) > 2 else None
-        if self.target.is_gpu or pair is None or bias is None:
-            return np.zeros(channels, np.float32)
+        pair = self.pairs.get((node.input[0], "int8"))
+        has_bias = len(node.input) > 2 and node.input[2] in self.graph.initializers
+        if self.target.is_gpu or pair is None or not has_bias:
+            return None
+        bias, channels = self._bias(node, 2, node.input[2]), weight.scales.size
         peak = np.abs(bias) if bias.shape == (channels,) else np.full(channels, np.abs(bias).max())
         return np.asarray(peak / (float(pair.scale) * 2.0**30), np.float32)
 
-    def _integer_bias(self, node: onnx.NodeProto, name: str) -> str:
+    def _integer_bias(self, node: onnx.NodeProto, name: str, bias: Array) -> str:
         """ONNX Runtime fuses a convolution only with an int32 bias, in units of input × weight scale."""
-        pair, bias = self.pairs.get(node.input[0]), self.graph.constant(name)
-        if pair is None or bias is None:
-            return self._carried(name)
-        scale = pair.scale * self._weight_scales(node)[1]
-        if bias.shape != scale.shape:
-            return self._carried(name)  # broadcast: no scale of its own for each element
-        label = f"{name}/of {node.name}"
+        pair, label = self.pairs.get((node.input[0], "int8")), f"{name}/of {node.name}"
+        scale = None if pair is None else pair.scale * self._stored(node)[1].scales
+        if scale is None or bias.shape != scale.shape:  # broadcast: no scale of its own for each element
+            return self._constant(label if (node.name, 2) in self.shifts else name, bias, self.plan.carrier)
         units = np.rint(bias / scale.astype(np.float64)).astype(np.int32)
         self.constants[f"{label}/int32"] = numpy_helper.from_array(units, f"{label}/int32")
         inputs = [f"{label}/int32", self._constant(f"{label}/scale", scale, "fp32")]
         return self._node("DequantizeLinear", inputs, f"{label}/dequantized", "fp32", axis=0)
-
-
-def output_axis(node: onnx.NodeProto, rank: int) -> int:
-    """The weights' output-channel axis: 0 of Conv, the row or column of Gemm, the last of MatMul."""
-    if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
-        return 0
-    return rank - 1

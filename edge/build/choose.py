@@ -1,0 +1,301 @@
+"""The plan of each engine: what is measured once for a model, and the search for each target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from edge.build.inputs import Inputs
+from edge.build.verify import Reference, Run, failures, measure
+from edge.config import GateConfig
+from edge.graph import Graph
+from edge.manifest import Accuracy
+from edge.precision import cache, moments, sensitivity, weights
+from edge.precision.calibrate import Calibration
+from edge.precision.compensation import (
+    NO_COMPENSATION,
+    Compensation,
+    StoredWeight,
+    WeightKey,
+    bias_home,
+    weight_key,
+)
+from edge.precision.cost import Costs, roofline
+from edge.precision.groups import groups, is_weighted, products
+from edge.precision.moments import Moments
+from edge.precision.numerics import Floats, QuantType
+from edge.precision.plan import Plan, Planner, Variant, block_size
+from edge.precision.policy import QUANTIZED, Policy
+from edge.precision.ranges import Range, relative_noise
+from edge.precision.rewrite import rewrite
+from edge.precision.search import SHARE, Found, Search
+from edge.precision.sensitivity import Sensitivity
+from edge.precision.weights import QUIET, InputNoise
+from edge.targets import Activation, Target
+from edge.tasks import Sample
+
+Progress = Callable[[str, int, int], None]
+
+KINDS: tuple[QuantType, ...] = ("int8", "fp8")
+PLENTY = 2e9
+"""Multiply–accumulates up to which a model is looked at with all the samples it could be."""
+PROBES, RUN_ON, MOMENTS, SEARCHED = (6, 24), (2, 8), (8, 24), (8, 32)
+"""Fewest and most samples: to fit thresholds and biases to, to run the network on for each group, to fit
+weights to, and to compare plans on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A plan and what is written into the graph with it.
+
+    Attributes:
+        graph: that it is for, fp32.
+        found: what the search came to; None where there was nothing to search.
+    """
+
+    graph: Graph
+    plan: Plan
+    ranges: Mapping[str, Range]
+    compensation: Compensation
+    found: Found | None = None
+
+    def typed(self, target: Target) -> onnx.ModelProto:
+        """The graph with the plan in it."""
+        return rewrite(self.graph, self.plan, self.ranges, target, self.compensation)
+
+
+Opener = Callable[[Chosen], AbstractContextManager[Run]]
+
+
+@dataclass
+class Chooser:
+    """What all searches of one build share; measured when it is first asked for, kept in the store's cache.
+
+    Attributes:
+        graph: prepared and repaired.
+        calibration: ranges and histograms of that graph.
+        search: fp32 results of the samples that plans are compared on, with labels that fp32 believes in.
+        folder: of the store's cache for this calibration.
+    """
+
+    inputs: Inputs
+    graph: Graph
+    calibration: Calibration
+    search: Reference
+    policy: Policy
+    gate: GateConfig
+    folder: Path
+    progress: Progress
+    seconds: float | None = None
+    _sensitivities: dict[QuantType, Sensitivity] = field(default_factory=dict)
+    _weights: dict[str, Compensation] = field(default_factory=dict)
+    _carriers: dict[str, Accuracy] = field(default_factory=dict)
+
+    def choose(
+        self,
+        target: Target,
+        variant: Variant,
+        opened: Opener,
+        label: str,
+        activations: Activation = "s8",
+        costs: Costs | None = None,
+    ) -> Chosen:
+        """The plan of one engine.
+
+        Args:
+            opened: makes something that runs of a plan.
+            costs: measured; None for the roofline estimate of the target's row.
+        """
+        planner = self.planner(target, variant, activations)
+        if variant != "fast":
+            return self.written(planner.plan())
+        kinds = [kind for kind in target.quantized if _is_used(planner, kind)]
+        if not kinds:
+            return self.written(planner.plan())
+        found: dict[str, Sensitivity] = {kind: self.sensitivity(kind) for kind in kinds}
+        costs = costs or roofline(self.graph, planner.groups, target)
+        carrier = self._carrier(planner, opened)
+        search = Search(planner, found, costs, carrier.divergence or 0.0, self.policy.prefer)
+        gate = _stricter(self.gate, SHARE[self.policy.prefer], carrier)
+
+        def judge(plan: Plan) -> tuple[Accuracy, list[str]]:
+            with opened(self.written(plan)) as run:
+                accuracy = measure(run, self.search, "while searching", self._saying(f"search {label}"))
+            return accuracy, failures(accuracy, gate)
+
+        result = search.run(judge, self.seconds)
+        return self.written(result.plan, result)
+
+    def planner(self, target: Target, variant: Variant, activations: Activation = "s8") -> Planner:
+        """The rules for one engine, applied to the graph."""
+        return Planner(self.graph, target, variant, self.calibration.ranges, activations, self.policy)
+
+    def _carrier(self, planner: Planner, opened: Opener) -> Accuracy:
+        """Of everything in the carrier, on the search's samples."""
+        carrier = planner.target.carrier
+        if carrier not in self._carriers:
+            exact = Planner(self.graph, planner.target, "exact", {}).plan()
+            with opened(Chosen(self.graph, exact, {}, NO_COMPENSATION)) as run:
+                say = self._saying(f"{carrier} alone")
+                self._carriers[carrier] = measure(run, self.search, "while searching", say)
+        return self._carriers[carrier]
+
+    def written(self, plan: Plan, found: Found | None = None) -> Chosen:
+        """The plan with the ranges and compensation of its types."""
+        ranges: Mapping[str, Range] = self.calibration.ranges
+        stored: dict[WeightKey, StoredWeight] = {}
+        biases: dict[tuple[str, str], Floats] = {}
+        kinds = {plan.precisions[node] for node in plan.quantized}
+        for kind in KINDS:
+            if kind not in kinds:
+                continue
+            if plan.activations == "s8":
+                measured = self.sensitivity(kind)
+                ranges, compensation = measured.ranges(ranges), measured.compensation
+            else:
+                compensation = self.weights(kind)
+            stored |= compensation.weights
+            biases |= compensation.biases
+        for precision in sorted({plan.precisions[node] for node in plan.weight_only}):
+            stored |= self.weights(precision).weights
+            biases |= self.weights(precision).biases
+        return Chosen(self.graph, plan, ranges, Compensation(stored, biases), found)
+
+    # ------------------------------------------------------------------ measured once
+
+    def sensitivity(self, kind: QuantType) -> Sensitivity:
+        """What each group costs in this type."""
+        if kind not in self._sensitivities:
+            path = self.folder / f"{kind}.npz"
+            found = cache.load(path)
+            if found is None:
+                found = sensitivity.measure(
+                    self.graph,
+                    groups(self.graph),
+                    kind,
+                    self.calibration,
+                    self.weights(kind),
+                    self.inputs.task,
+                    list(self.inputs.probes(self.graph.inputs[0], self._probe_set)),
+                    within_reach(self._macs, RUN_ON),
+                    self._saying(f"sensitivity to {kind}"),
+                )
+                cache.save(found, path)
+            self._sensitivities[kind] = found
+        return self._sensitivities[kind]
+
+    def weights(self, precision: str) -> Compensation:
+        """Weights whose rounding errors cancel, for one precision."""
+        if precision not in self._weights:
+            self._weights[precision] = self._compensate(precision)
+        return self._weights[precision]
+
+    def _compensate(self, precision: str) -> Compensation:
+        bundles: dict[WeightKey, list[onnx.NodeProto]] = {}
+        for node in products(self.graph):
+            if self._can_be_rounded(precision, node):
+                rank = len(self.graph.initializers[node.input[1]].dims)
+                bundles.setdefault(weight_key(node, rank, precision), []).append(node)
+        stored: dict[WeightKey, StoredWeight] = {}
+        biases: dict[tuple[str, str], Floats] = {}
+        say = self._saying(f"weights in {precision}")
+        for portion in moments.portions(self.graph, list(bundles.values())):
+            seen = self._moments([node for bundle in portion for node in bundle])
+            for bundle in portion:
+                weight, shifts = self._rounded(bundle, precision, seen)
+                stored[weight_key(bundle[0], weight.values.ndim, precision)] = weight
+                biases |= {(name, precision): shift for name, shift in shifts.items()}
+                say(len(stored), len(bundles))
+        return Compensation(stored, biases)
+
+    def _rounded(
+        self, bundle: Sequence[onnx.NodeProto], precision: str, seen: Mapping[str, Moments]
+    ) -> tuple[StoredWeight, dict[str, Floats]]:
+        """The one weight of products that share it, and what keeps the mean of each one's output."""
+        node, together = bundle[0], moments.merged([seen[n.name] for n in bundle])
+        value = self.graph.constant(node.input[1])
+        assert value is not None
+        has_bias = all(bias_home(self.graph, n) is not None for n in bundle)
+        noise = self._input_noise(node.input[0], precision, together)
+        weight = weights.compensate(node, value, precision, together, noise, has_bias)
+        shifts = {n.name: weights.mean_shift(n, value, weight, seen[n.name]) for n in bundle if has_bias}
+        return weight, shifts
+
+    def _moments(self, nodes: Sequence[onnx.NodeProto]) -> dict[str, Moments]:
+        samples = self._moment_set
+        feeds = (probe.feeds for probe in self.inputs.probes(self.graph.inputs[0], samples))
+        return moments.measure(self.graph, nodes, feeds, len(samples), self._saying("what weights meet"))
+
+    def _can_be_rounded(self, precision: str, node: onnx.NodeProto) -> bool:
+        value = self.graph.constant(node.input[1]) if is_weighted(self.graph, node) else None
+        if value is None or not np.isfinite(value).all():
+            return False
+        if precision == "w4a16" and (node.op_type == "Conv" or not block_size(node, value.shape)):
+            return False
+        seen = self.calibration.ranges.get(node.input[0])
+        return precision not in QUANTIZED or (seen is not None and not seen.dead)
+
+    def _input_noise(self, tensor: str, precision: str, seen: Moments) -> InputNoise:
+        """Rounding noise of what a product reads."""
+        if precision not in QUANTIZED:
+            return QUIET
+        r, h = self.calibration.ranges[tensor], self.calibration.histograms[tensor]
+        if precision == "fp8":
+            return InputNoise(relative=relative_noise(h, "fp8", r.fp8))
+        power = float(np.einsum("gkk->gk", seen.second).mean())
+        return InputNoise(absolute=power * relative_noise(h, "int8", r.int8))
+
+    # ------------------------------------------------------------------ samples
+
+    @cached_property
+    def _macs(self) -> int:
+        return sum(self.graph.macs(node) for node in self.graph.nodes)
+
+    @property
+    def _probe_set(self) -> Sequence[Sample]:
+        """Samples that sensitivity is measured on; neither weights nor plans are fitted to them."""
+        return self.inputs.calibration[: within_reach(self._macs, PROBES)]
+
+    @property
+    def _moment_set(self) -> Sequence[Sample]:
+        """Samples that weights are fitted to: others, where there are enough."""
+        probes, wanted = len(self._probe_set), within_reach(self._macs, MOMENTS)
+        others = self.inputs.calibration[probes : probes + wanted]
+        return others if len(others) >= probes else self.inputs.calibration[:wanted]
+
+    def _saying(self, text: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.progress(text, done, total)
+
+
+def told(found: Found | None) -> list[str]:
+    """What has to be said about a search, for people."""
+    if found is None:
+        return []
+    text = [f"about {found.speed_up:.2g}× as fast as everything in {found.plan.carrier} ({found.costs})"]
+    if not found.passed:
+        text.append("no plan passed the search's stricter gate; this is the best of them")
+    return text + ([found.note] if found.note else [])
+
+
+def within_reach(macs: int, span: tuple[int, int]) -> int:
+    """How many samples are looked at, so that a large model does not take hours: by its work alone, not by
+    the clock, so that every machine looks at the same ones."""
+    return min(max(round(span[1] * PLENTY / max(macs, 1)), span[0]), span[1])
+
+
+def _is_used(planner: Planner, kind: str) -> bool:
+    return any(kind in options.precisions for options in planner.options.values())
+
+
+def _stricter(gate: GateConfig, share: float, carrier: Accuracy) -> GateConfig:
+    """The gate with a part of its drop, on top of what the carrier alone loses."""
+    if gate.max_drop is None or carrier.fp32 is None or carrier.this is None:
+        return gate
+    lost = max(carrier.fp32 - carrier.this, 0.0)
+    return gate.model_copy(update={"max_drop": share * gate.max_drop + lost})
