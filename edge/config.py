@@ -125,6 +125,20 @@ class ProfileConfig(Section):
         return self
 
 
+class QuantizeConfig(Section):
+    """How quantized engines are made."""
+
+    policy: Path | None = Field(
+        None, description="JSON file of rules for precisions, or the name of one in configs/policies/"
+    )
+    equalize: bool = Field(
+        True, description="bring channels to a like range where that lowers the error (docs/precision.md)"
+    )
+    given: Literal["refuse", "keep"] = Field(
+        "refuse", description="a graph that holds Q/DQ already: refuse it, or keep those as they are"
+    )
+
+
 class ModelConfig(Section):
     """One ONNX graph and all that is needed to build, check and run it."""
 
@@ -138,9 +152,7 @@ class ModelConfig(Section):
         None, description="held-out samples; without them a part of the calibration set is held out"
     )
     gate: GateConfig = GateConfig()
-    policy: Path | None = Field(
-        None, description="JSON file of rules for precisions, or the name of one in configs/policies/"
-    )
+    quantize: QuantizeConfig = QuantizeConfig()
     profile: ProfileConfig | None = Field(
         None, description="a range of batches and sizes; without it an engine takes one picture of one size"
     )
@@ -242,7 +254,9 @@ def load_model(path: Path) -> ModelConfig:
             "onnx": resolve(config.onnx, base),
             "calibration": absolute(config.calibration),
             "evaluation": absolute(config.evaluation),
-            "policy": _policy_path(config.policy, base),
+            "quantize": config.quantize.model_copy(
+                update={"policy": _policy_path(config.quantize.policy, base)}
+            ),
         }
     )
 

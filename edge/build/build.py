@@ -18,7 +18,7 @@ from edge import graph
 from edge.backends import Engine, EngineOptions, backend
 from edge.build import profiles
 from edge.build.carried import carried, finish_carried, unchanged, verified
-from edge.build.choose import SEARCHED, Chooser, within_reach
+from edge.build.choose import RUN_ON, SEARCHED, Chooser, within_reach
 from edge.build.gpu import make_for_gpu
 from edge.build.inputs import Inputs, engine_key, gather
 from edge.build.processor import make_for_processor
@@ -31,7 +31,8 @@ from edge.config import ModelConfig
 from edge.errors import GateError
 from edge.machine import Machine
 from edge.manifest import Entry, Manifest, PlanEntry, Tensor
-from edge.precision import calibrate, placement
+from edge.precision import calibrate, equalize, placement
+from edge.precision.channels import channels
 from edge.precision.plan import Variant
 from edge.store import Store
 from edge.targets import Target, format_capability
@@ -207,10 +208,12 @@ def _open_chooser(
     seconds: float | None,
 ) -> Chooser:
     """Calibrate, and run fp32 on the samples that plans are compared on."""
-    calibration, cache = _calibrated(inputs, index, store, reporter)
+    cache = store.root / inputs.config.name / ".calibration" / inputs.calibration_sha256[:16]
+    macs = sum(index.macs(node) for node in index.nodes)
+    equalized = _equalized(inputs, index, cache, macs, reporter)
+    calibration = _calibrated(inputs, equalized, cache, reporter)
     cases = folder / "search"
     cases.mkdir()
-    macs = sum(index.macs(node) for node in index.nodes)
     samples = inputs.search[: within_reach(macs, SEARCHED)]
     search = Reference(
         inputs.task,
@@ -223,16 +226,31 @@ def _open_chooser(
         believed=True,
     )
     gate = inputs.config.gate
-    return Chooser(inputs, index, calibration, search, inputs.policy, gate, cache, reporter.step, seconds)
+    return Chooser(inputs, equalized, calibration, search, inputs.policy, gate, cache, reporter.step, seconds)
 
 
-def _calibrated(
-    inputs: Inputs, index: graph.Graph, store: Store, reporter: Reporter
-) -> tuple[calibrate.Calibration, Path]:
-    """Ranges from the store's cache, or measured now and kept there; and the folder of all that is cached."""
+def _equalized(inputs: Inputs, index: graph.Graph, cache: Path, macs: int, reporter: Reporter) -> graph.Graph:
+    """The graph with channels of like range; by the factors of an earlier build, if there was one."""
+    if not inputs.config.quantize.equalize:
+        return index
+    path = cache / "channels.npz"
+    factors = equalize.load(path)
+    if factors is None:
+        samples = inputs.calibration[: within_reach(macs, RUN_ON)]
+        found = equalize.equalize(
+            index,
+            [probe.feeds for probe in inputs.probes(index.inputs[0], samples)],
+            lambda done, total: reporter.step("equalize channels", done, total),
+        )
+        equalize.save(found, path)
+        return found.graph
+    return equalize.rescaled(index, channels(index), factors)
+
+
+def _calibrated(inputs: Inputs, index: graph.Graph, cache: Path, reporter: Reporter) -> calibrate.Calibration:
+    """Ranges from the store's cache, or measured now and kept there."""
     digest = inputs.calibration_sha256
-    folder = store.root / inputs.config.name / ".calibration" / digest[:16]
-    found = calibrate.Calibration.load(folder / "ranges.npz", digest)
+    found = calibrate.Calibration.load(cache / "ranges.npz", digest)
     if found is None:
         found = calibrate.calibrate(
             index.model,
@@ -242,8 +260,8 @@ def _calibrated(
             digest,
             lambda done, total: reporter.step("calibrate", done, total),
         )
-        found.save(folder / "ranges.npz")
-    return found, folder
+        found.save(cache / "ranges.npz")
+    return found
 
 
 def _make(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Machine) -> Row:

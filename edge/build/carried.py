@@ -175,7 +175,7 @@ def _finished(bundle: Bundle, site: Site, folder: Path, reporter: Reporter) -> F
     draft = Draft(
         label=f"{m.target}/{m.variant}",
         graph=bundle.graph.read_bytes(),
-        plan=planned_precisions(m.plan),
+        plan=planned_precisions(m.plan, m.carrier),
         config=config,
         promised=_promised(m.accuracy or Accuracy()),
         feeds=feeds,

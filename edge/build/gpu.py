@@ -106,7 +106,7 @@ def _verified(shop: Workshop, made: Made, site: Site, label: str) -> Made:
         return found.model_copy(update={"promised": made.accuracy.outputs})
 
     feeds = next(iter(shop.reference)).feeds
-    plan = planned_precisions(made.plan.steps)
+    plan = planned_precisions(made.plan.steps, made.plan.carrier)
     draft = Draft(label, graph.read_bytes(), plan, shop.config, made.accuracy, feeds)
     done = finish(draft, site, judge, graph.parent, shop.progress)
     return dataclasses.replace(
@@ -148,7 +148,7 @@ class _Product:
 
 def compile_request(shop: Workshop, graph: Path, target: Target, made: Plan, builder: str) -> CompileRequest:
     """What a graph is compiled with, here for a target or later on its device."""
-    precisions = planned_precisions(made.steps)
+    precisions = planned_precisions(made.steps, made.carrier)
     request = CompileRequest(graph.read_bytes(), builder, target.compute_capability, plan=precisions)
     return profiles.within(request, shop.profile, shop.shapes, shop.graph.inputs[0])
 

@@ -73,8 +73,9 @@ class Inputs:
             "calibration": self.calibration_sha256,
             "evaluation": self.evaluation_sha256,
             "config": self.config.model_dump(
-                mode="json", exclude={"onnx", "calibration", "evaluation", "policy"}
+                mode="json", exclude={"onnx", "calibration", "evaluation", "quantize"}
             ),
+            "quantize": self.config.quantize.model_dump(mode="json", exclude={"policy"}),
             "policy": self.policy.model_dump(mode="json", by_alias=True),
             "target": dataclasses.asdict(target),
             "variant": variant,
@@ -125,12 +126,12 @@ def gather(config: ModelConfig) -> Inputs:
     if _contents([*calibration, *search]) & _contents(evaluation):
         origin = "some pictures were calibrated with, too"
     settings = config.input.model_dump_json() + json.dumps(
-        config.task.model_dump(mode="json"), sort_keys=True
+        [config.task.model_dump(mode="json"), config.quantize.equalize], sort_keys=True
     )
     return Inputs(
         config,
         task,
-        load_policy(config.policy) if config.policy else NOTHING,
+        load_policy(config.quantize.policy) if config.quantize.policy else NOTHING,
         graph,
         calibration,
         search,

@@ -19,7 +19,7 @@ from edge.precision import numerics
 from edge.precision.compensation import NO_COMPENSATION, Compensation, StoredWeight, bias_home, weight_key
 from edge.precision.placement import Point, points
 from edge.precision.plan import Plan
-from edge.precision.policy import QUANTIZED
+from edge.precision.policy import QUANTIZED, WEIGHT_ONLY
 from edge.precision.ranges import Range
 from edge.precision.weights import round_weight, stored_weight
 from edge.targets import Target
@@ -51,9 +51,14 @@ class Planned(Protocol):
     def precision(self) -> str: ...
 
 
-def planned_precisions(steps: Iterable[Planned]) -> tuple[tuple[str, str], ...]:
-    """Precisions as the graph has them: control flow and its like run in fp32, whatever the carrier."""
-    return tuple((s.node, "fp32" if s.op in FP32_ISLANDS else s.precision) for s in steps)
+def planned_precisions(steps: Iterable[Planned], carrier: str) -> tuple[tuple[str, str], ...]:
+    """Precisions as the graph computes in them: control flow and its like run in fp32, whatever the carrier;
+    quantized weights alone leave a product in the carrier."""
+    found = []
+    for s in steps:
+        precision = carrier if s.precision in WEIGHT_ONLY else s.precision
+        found.append((s.node, "fp32" if s.op in FP32_ISLANDS else precision))
+    return tuple(found)
 
 
 def rewrite(

@@ -45,7 +45,7 @@ def request(index: Graph, target: str, variant: Variant) -> CompileRequest:
     row = TARGETS[target]
     made = plan.make(index, row, variant, seen)
     graph = serialize(rewrite(index, made, seen, row))
-    return CompileRequest(graph, "tensorrt_rtx", row.compute_capability, plan=planned_precisions(made.steps))
+    return CompileRequest(graph, "tensorrt_rtx", row.compute_capability, plan=planned_precisions(made.steps, made.carrier))
 
 
 def compiled(what: CompileRequest) -> Compiled:

@@ -42,7 +42,7 @@ def typed(name: str, target: str = "ada", variant: Variant = "fast") -> tuple[on
 
 def request(name: str = "residual", runtime: str = "tensorrt", **more: Any) -> CompileRequest:
     model, made = typed(name)
-    return CompileRequest(serialize(model), runtime, plan=planned_precisions(made.steps), **more)
+    return CompileRequest(serialize(model), runtime, plan=planned_precisions(made.steps, made.carrier), **more)
 
 
 @pytest.fixture
@@ -340,7 +340,7 @@ class TestNetwork:
         self, name: str, target: str, variant: Variant, parsed: Callable[[bytes], Any]
     ) -> None:
         model, made = typed(name, target, variant)
-        assert compare_network(parsed(serialize(model)), planned_precisions(made.steps)) == []
+        assert compare_network(parsed(serialize(model)), planned_precisions(made.steps, made.carrier)) == []
 
     def test_a_graph_that_leaves_a_node_in_the_carrier_is_found(self, parsed: Callable[[bytes], Any]) -> None:
         """The plan says fp8 for `left`; its activations and weights are wired past their Q/DQ pairs."""
@@ -349,7 +349,7 @@ class TestNetwork:
         (left,) = (n for n in model.graph.node if n.name == "left")
         quantize = index.producer[index.producer[left.input[0]].input[0]]
         left.input[0] = quantize.input[0]
-        found = compare_network(parsed(serialize(model)), planned_precisions(made.steps))
+        found = compare_network(parsed(serialize(model)), planned_precisions(made.steps, made.carrier))
         assert found == ["planned fp8, runs bf16: node 'left'"]
 
     def test_weights_that_are_not_quantized_are_found(self, parsed: Callable[[bytes], Any]) -> None:
@@ -360,12 +360,12 @@ class TestNetwork:
         bf16 = carried.astype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
         model.graph.initializer.append(numpy_helper.from_array(bf16, "left.weight/plain"))
         left.input[1] = "left.weight/plain"
-        found = compare_network(parsed(serialize(model)), planned_precisions(made.steps))
+        found = compare_network(parsed(serialize(model)), planned_precisions(made.steps, made.carrier))
         assert found == ["planned int8, runs bf16: node 'left'"]
 
     def test_a_plan_that_was_tampered_with_is_found(self, parsed: Callable[[bytes], Any]) -> None:
         model, made = typed("residual", "a10")
-        other = dict(planned_precisions(made.steps)) | {"head": "int8", "left": "fp8", "sigmoid": "fp32"}
+        other = dict(planned_precisions(made.steps, made.carrier)) | {"head": "int8", "left": "fp8", "sigmoid": "fp32"}
         assert compare_network(parsed(serialize(model)), tuple(other.items())) == [
             "planned fp8, runs int8: node 'left'",
             "planned int8, runs bf16: node 'head'",

@@ -1,0 +1,260 @@
+"""Channels brought to a like range before they are quantized together; what the graph computes stays the same.
+
+One scale has to serve all channels of an activation, and a channel of small range is left few of its levels.
+Where a channel can be scaled by what writes it and scaled back by what reads it (`channels.py`), the difference
+moves into the weights, which have a scale for each output channel anyway: cross-layer equalization (Nagel et
+al. 2019), and with a normalization as the writer SmoothQuant (Xiao et al. 2023). How much of the difference is
+moved is chosen by the measured error of the int8 products that read the channels.
+"""
+
+from __future__ import annotations
+
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from edge.errors import RuntimeFault
+from edge.graph import Graph
+from edge.precision.calibrate import observer
+from edge.precision.channels import Channels, channels
+from edge.precision.compensation import NO_COMPENSATION
+from edge.precision.groups import Group, groups, is_weighted, operands, products
+from edge.precision.histogram import Histogram
+from edge.precision.local import Local
+from edge.precision.ranges import choose
+from edge.types import Array
+
+STRENGTHS = (0.0, 0.5, 0.75, 1.0)
+"""Part of the difference (in logarithms) that may be moved."""
+LARGEST = 64.0
+"""Largest factor: rare channels are not blown up, and fp16 keeps its range."""
+HEADROOM = 1.5
+"""A channel behind a Relu6 is scaled so that so many times what was seen is not clipped."""
+WORTHWHILE = 0.9
+"""Error that has to be left, as a part of what there was, for a change to be made."""
+SAME = 1e-3
+"""How far results may move, as a part of the largest value: by rounding in fp32 alone."""
+
+Factors = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Equalized:
+    """A graph with factors written into its constants.
+
+    Attributes:
+        factors: by class of channels.
+        strengths: by tensor that is read by products: the part of the difference that was moved.
+    """
+
+    graph: Graph
+    factors: Factors
+    strengths: Mapping[str, float]
+
+
+def equalize(
+    graph: Graph,
+    samples: Sequence[Mapping[str, Array]],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Equalized:
+    """The graph with like ranges, as far as that lowers the error of int8 products.
+
+    Args:
+        samples: network inputs, in an order that depends on their content alone.
+
+    Raises:
+        RuntimeFault: the result is not what it was; that is a fault of ours.
+    """
+    known = channels(graph)
+    tensors = _movable(graph, known)
+    nothing = Equalized(graph, np.ones(known.count), {})
+    if not tensors or not samples:
+        return nothing
+    peaks = _peaks(graph, known, tensors, samples)
+    errors = []
+    for index, strength in enumerate(STRENGTHS):
+        scaled = rescaled(graph, known, _factors(known, tensors, peaks, dict.fromkeys(tensors, strength)))
+        errors.append(_errors(scaled, tensors, samples))
+        progress(index + 1, len(STRENGTHS))
+    strengths = _best(known, tensors, errors)
+    if not any(strengths.values()):
+        return nothing
+    factors = _factors(known, tensors, peaks, strengths)
+    found = rescaled(graph, known, factors)
+    _prove_equal(graph, found, samples)
+    return Equalized(found, factors, {name: s for name, s in strengths.items() if s})
+
+
+def save(found: Equalized, path: Path) -> None:
+    """Keep the factors, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
+    names, strengths = list(found.strengths), list(found.strengths.values())
+    np.savez_compressed(
+        temporary, factors=found.factors, names=np.array(names), strengths=np.array(strengths)
+    )
+    temporary.replace(path)
+
+
+def load(path: Path) -> Factors | None:
+    """The factors that were kept; None where there are none, or not whole."""
+    try:
+        with path.open("rb") as file, np.load(file) as stored:
+            return np.asarray(stored["factors"], np.float64)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def rescaled(graph: Graph, known: Channels, factors: Factors) -> Graph:
+    """The graph with the factors written into its constants."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    values = {
+        t.name: numpy_helper.to_array(t).astype(np.float64)
+        for t in model.graph.initializer
+        if _is_scaled(t.name, known)
+    }
+    for scaled in (s for found in known.scaled.values() for s in found):
+        shape = [1] * values[scaled.constant].ndim
+        shape[scaled.axis] = -1
+        factor = factors[scaled.ids].reshape(shape)
+        values[scaled.constant] = values[scaled.constant] * (factor if scaled.written else 1 / factor)
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(values[tensor.name].astype(np.float32), tensor.name))
+    return Graph(model)
+
+
+def _is_scaled(name: str, known: Channels) -> bool:
+    return any(name == s.constant for found in known.scaled.values() for s in found)
+
+
+def _movable(graph: Graph, known: Channels) -> list[str]:
+    """Tensors that weighted products read and whose channels are free, at least some of them."""
+    found: dict[str, None] = {}
+    for node in products(graph):
+        if is_weighted(graph, node) and node.name in known.scaled:
+            (name,) = operands(graph, node)
+            layout = known.layout.get(name)
+            if layout is not None and not known.frozen[layout.ids].all():
+                found[name] = None
+    return list(found)
+
+
+def _peaks(
+    graph: Graph, known: Channels, tensors: Sequence[str], samples: Sequence[Mapping[str, Array]]
+) -> dict[str, NDArray[np.float64]]:
+    """Largest magnitude of each channel of the tensors, and of those that a Clip limits."""
+    wanted = list(dict.fromkeys([*tensors, *known.clipped]))
+    run = observer(graph.model, wanted)
+    found = {name: np.zeros(len(known.layout[name].ids)) for name in wanted}
+    for feeds in samples:
+        for name, value in run(feeds).items():
+            axes = tuple(a for a in range(value.ndim) if a != known.layout[name].axis)
+            found[name] = np.maximum(found[name], np.abs(value).max(axis=axes))
+    return found
+
+
+def _factors(
+    known: Channels,
+    tensors: Sequence[str],
+    peaks: Mapping[str, NDArray[np.float64]],
+    strengths: Mapping[str, float],
+) -> Factors:
+    """A factor for each class: 1 where it is frozen, was never seen, or nothing is to be moved."""
+    share = np.zeros(known.count)
+    strength = np.zeros(known.count)
+    for name in tensors:
+        ids, peak = known.layout[name].ids, peaks[name]
+        top = peak.max()
+        if top > 0:
+            np.maximum.at(share, ids, peak / top)
+            np.maximum.at(strength, ids, strengths[name])
+    with np.errstate(divide="ignore"):
+        factors = np.where(share > 0, share**-strength, 1.0)
+    factors = np.clip(factors, 1 / LARGEST, LARGEST)
+    for name, limit in known.clipped.items():
+        ids, peak = known.layout[name].ids, peaks[name]
+        most = np.where(peak > 0, limit / (HEADROOM * np.maximum(peak, 1e-30)), 1.0)
+        bound = np.full(known.count, np.inf)
+        np.minimum.at(bound, ids, np.maximum(most, 1.0))
+        touched = np.isfinite(bound)
+        factors[touched] = np.clip(factors[touched], 1.0, bound[touched])
+    factors[known.frozen] = 1.0
+    return np.asarray(factors, np.float64)
+
+
+def _errors(graph: Graph, tensors: Sequence[str], samples: Sequence[Mapping[str, Array]]) -> dict[str, float]:
+    """By tensor: error of the int8 products that read it, as the geometric mean over them."""
+    readers = [g for g in groups(graph) if _reads(graph, g) & set(tensors)]
+    read = list(dict.fromkeys(t for g in readers for t in _reads(graph, g)))
+    run = observer(graph.model, read)
+    histograms = {name: Histogram() for name in read}
+    for feeds in samples:
+        for name, value in run(feeds).items():
+            histograms[name].add(value)
+    ranges = {name: choose(h) for name, h in histograms.items()}
+    alive = [g for g in readers if not any(ranges[t].dead for t in _reads(graph, g))]
+    locals_ = {g.name: Local(graph, g, "int8", ranges, NO_COMPENSATION) for g in alive}
+    written = [n.output[0] for found in locals_.values() for n in found.ends]
+    inputs = [name for found in locals_.values() for name in found.inputs]
+    run = observer(graph.model, list(dict.fromkeys([*inputs, *written])))
+    thresholds = {name: r.int8 for name, r in ranges.items()}
+    for feeds in samples:
+        seen = run(feeds)
+        for found in locals_.values():
+            found.add("", seen, thresholds)
+    by_tensor: dict[str, list[float]] = {name: [] for name in tensors}
+    for group in alive:
+        for name in _reads(graph, group) & set(tensors):
+            by_tensor[name].append(max(locals_[group.name].error(""), 1e-30))
+    return {name: float(np.exp(np.mean(np.log(e)))) if e else 1.0 for name, e in by_tensor.items()}
+
+
+def _reads(graph: Graph, group: Group) -> set[str]:
+    nodes = [node for node in graph.nodes if node.name in group.products]
+    return {name for node in nodes for name in operands(graph, node)}
+
+
+def _best(known: Channels, tensors: Sequence[str], errors: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The strength with the least error, for all tensors together that share a class of channels."""
+    found: dict[str, float] = {}
+    for together in _components(known, tensors):
+        total = [float(np.mean([np.log(e[name]) for name in together])) for e in errors]
+        best = int(np.argmin(total))
+        worthwhile = total[best] - total[0] < np.log(WORTHWHILE)
+        found |= dict.fromkeys(together, STRENGTHS[best] if worthwhile else 0.0)
+    return found
+
+
+def _components(known: Channels, tensors: Sequence[str]) -> list[list[str]]:
+    found: list[tuple[set[int], list[str]]] = []
+    for name in tensors:
+        ids = {int(i) for i in known.layout[name].ids if not known.frozen[i]}
+        touching = [part for part in found if part[0] & ids]
+        found = [part for part in found if not part[0] & ids]
+        found.append((ids.union(*(p[0] for p in touching)), [n for p in touching for n in p[1]] + [name]))
+    return [names for _, names in found]
+
+
+def _prove_equal(before: Graph, after: Graph, samples: Sequence[Mapping[str, Array]]) -> None:
+    """A few samples through both: the factors must not have changed a result."""
+    first, second = (observer(graph.model, graph.outputs) for graph in (before, after))
+    for feeds in samples[:2]:
+        expected, found = first(feeds), second(feeds)
+        for name, value in expected.items():
+            moved = float(np.abs(found[name] - value).max(initial=0))
+            if not moved <= SAME * max(float(np.abs(value).max(initial=0)), 1e-6):
+                raise RuntimeFault(
+                    f"equalizing channels changed output '{name}' by {moved:.3g}",
+                    "a factor was written where it does not cancel",
+                    "please report it; until then set `equalize = false` under [quantize]",
+                )
