@@ -84,12 +84,20 @@ def bundles(folder: Path, model: onnx.ModelProto | None = None, targets: str = "
     graph = graphs.saved(graphs.residual() if model is None else model, folder / "net.onnx")
     pictures = graphs.pictures(folder / "pictures", 5)
     words = ["--onnx", str(graph), "--calib", str(pictures), "--targets", targets]
+    words += ["--policy", str(fastest(folder))]
     words += ["--out", str(folder / "engines"), "--bundles", str(folder / "tars")]
     with pytest.MonkeyPatch.context() as patch:
         quick(patch)
         builder(patch)
         assert main(["build", *words]) == 0
     return folder / "tars"
+
+
+def fastest(folder: Path) -> Path:
+    """A policy that takes what the devices prefer."""
+    path = folder / "fastest.json"
+    path.write_text('{"name": "fastest", "prefer": "speed"}')
+    return path
 
 
 class Device:

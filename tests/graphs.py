@@ -135,6 +135,18 @@ def transformer() -> onnx.ModelProto:
     return net.model(net.op("Gemm", pooled, net.weights("classes.weight", 32, 10), bias, name="classes"))
 
 
+def attention(head: int, tokens: int) -> onnx.ModelProto:
+    """Attention of a 1×1×tokens×head input over itself, one head, between two products."""
+    net = Net(shape=(1, 1, tokens, head))
+    q, k, v = (
+        net.op("MatMul", "image", net.weights(f"{p}.weight", head, head), name=p)
+        for p in ("query", "key", "value")
+    )
+    scores = net.op("MatMul", q, net.op("Transpose", k, name="turned", perm=[0, 1, 3, 2]), name="scores")
+    mixed = net.op("MatMul", net.op("Softmax", scores, name="softmax", axis=-1), v, name="mix")
+    return net.model(net.op("MatMul", mixed, net.weights("project.weight", head, head), name="project"))
+
+
 def classifier(bias_shape: tuple[int, ...] = (64,), hidden_bias: Array | None = None) -> onnx.ModelProto:
     """Convolution, average pool, two Gemm layers over 16 rows of features; 16×10 scores in all."""
     net = Net()

@@ -236,10 +236,19 @@ def _equalized(inputs: Inputs, index: graph.Graph, cache: Path, macs: int, repor
     path = cache / "channels.npz"
     factors = equalize.load(path)
     if factors is None:
-        samples = inputs.calibration[: within_reach(macs, RUN_ON)]
+        feeds = [
+            (probe.feeds for probe in inputs.probes(index.inputs[0], samples))
+            for samples in (
+                inputs.calibration,
+                inputs.calibration[: within_reach(macs, RUN_ON)],
+                inputs.search[: within_reach(macs, RUN_ON)],
+            )
+        ]
         found = equalize.equalize(
             index,
-            [probe.feeds for probe in inputs.probes(index.inputs[0], samples)],
+            feeds[0],
+            list(feeds[1]),
+            list(feeds[2]),
             lambda done, total: reporter.step("equalize channels", done, total),
         )
         equalize.save(found, path)

@@ -24,7 +24,7 @@ from edge.build.tails import PLUGINS, append_tail, tail_outputs
 from edge.build.tensorrt import CompileRequest, compile_engine, refuse_what_cannot_fit
 from edge.build.verify import Run, measure
 from edge.build.workshop import Made, Workshop
-from edge.errors import RuntimeFault
+from edge.errors import ConfigError, GateError, RuntimeFault
 from edge.graph import serialize, sha256
 from edge.manifest import Accuracy, BuilderInfo
 from edge.precision.plan import Plan, Variant
@@ -36,7 +36,8 @@ def make_for_gpu(
     shop: Workshop, target: Target, variant: Variant, builder: str, label: str, site: Site | None = None
 ) -> Made:
     """An engine compiled ahead of time, or a bundle for the device, judged by emulating the same graph.
-    Where the device is here, the engine is compiled for it, and judged again on it.
+    Where the device is here, the engine is compiled for it, and judged again on it. Where a plan with the
+    type that the device prefers fails its gate, one without that type is tried.
 
     Args:
         builder: "tensorrt_rtx" to compile ahead of time, "tensorrt" for a bundle; the site's, if any.
@@ -44,8 +45,36 @@ def make_for_gpu(
 
     Raises:
         ModelError: lint or the compiler refuses the graph.
-        GateError: it is not accurate enough.
+        GateError: nothing is accurate enough; the first one's error.
     """
+    rejected: list[GateError] = []
+    for row in _rows(target, variant):
+        try:
+            engine = _make(shop, row, variant, builder, label, site)
+        except GateError as e:
+            rejected.append(e)
+            continue
+        except ConfigError:  # a policy asks for the type that is left out now
+            if not rejected:
+                raise
+            break
+        if not rejected:
+            return engine
+        kept, left = row.quantized[0], target.quantized[0]
+        why = f"{kept}, because with {left} it fails the gate: {rejected[0].why}"
+        return dataclasses.replace(engine, reason=f"{why}; {engine.reason}")
+    raise rejected[0]
+
+
+def _rows(target: Target, variant: Variant) -> list[Target]:
+    """The target's row, and for quantized engines the same without each type that it prefers."""
+    count = len(target.quantized) if variant == "fast" else 1
+    return [target, *(dataclasses.replace(target, quantized=target.quantized[n:]) for n in range(1, count))]
+
+
+def _make(
+    shop: Workshop, target: Target, variant: Variant, builder: str, label: str, site: Site | None
+) -> Made:
     chosen = shop.chosen(target, variant, emulation(shop, target, label), label)
     typed, made = chosen.typed(target), chosen.plan
     findings = linter.lint(typed, target)

@@ -20,10 +20,11 @@ from edge.graph import STANDARD_DOMAINS, Graph, attribute
 from edge.precision import numerics
 from edge.precision.compensation import output_axis
 from edge.precision.numerics import PRECISION
+from edge.precision.plan import depth_axis
 from edge.targets import Target
 
 PARSER_OPSET = 20
-"""Last opset that TensorRT 10.3's ONNX parser documents."""
+"""Last opset that TensorRT 10.3's ONNX parser documents; int4 weights, which it takes, need one more."""
 FLOATS = ("fp32", "fp16", "bf16")
 SAME_TYPE = frozenset(
     {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Conv", "Gemm", "MatMul", "Concat", "Where"}
@@ -98,11 +99,23 @@ def per_channel(c: Context) -> Iterator[Finding]:
             continue
         axis, rank = attribute(node, "axis", 1), len(c.graph.initializers[node.input[0]].dims)
         for user in _users(c, node.output[0]):
-            if user.op_type in ("Conv", "Gemm", "MatMul") and axis % rank != output_axis(user, rank):
-                wanted = output_axis(user, rank)
-                yield Finding(
-                    "error", "per-channel", node.name, f"axis {axis}, but '{user.name}' needs {wanted}"
-                )
+            blocked = attribute(node, "block_size", 0) > 0
+            wanted = depth_axis(user, rank) if blocked else output_axis(user, rank)
+            if user.op_type in ("Conv", "Gemm", "MatMul") and axis % rank != wanted:
+                text = f"axis {axis}, but '{user.name}' needs {wanted}"
+                yield Finding("error", "per-channel", node.name, text)
+
+
+def blocks(c: Context) -> Iterator[Finding]:
+    """Scales a block are for int4 weights of matrix products (TensorRT: weight-only quantization)."""
+    for node in c.q_and_dq:
+        if not attribute(node, "block_size", 0):
+            continue
+        kind = c.precision(node.input[0])
+        users = {user.op_type for user in _users(c, node.output[0])}
+        if kind != "int4" or node.input[0] not in c.graph.initializers or not users <= {"Gemm", "MatMul"}:
+            text = f"a scale a block for {kind} read by {', '.join(sorted(users)) or 'nothing'}"
+            yield Finding("error", "blocks", node.name, text)
 
 
 def _users(c: Context, name: str) -> Iterator[onnx.NodeProto]:
@@ -134,7 +147,9 @@ def exact_scales(c: Context) -> Iterator[Finding]:
 
 def supported_types(c: Context) -> Iterator[Finding]:
     """No tensor of a type the device has not."""
-    allowed = {"fp32", c.target.carrier, *c.target.quantized}
+    allowed: set[str] = {"fp32", c.target.carrier, *c.target.quantized}
+    allowed |= {"int8"}  # weights in int8 are for every device
+    allowed |= {"int4"} if c.target.int4_weights else set()
     for node in c.graph.nodes:
         for does, names in (("reads", node.input), ("writes", node.output)):
             for kind in sorted({k for k in map(c.precision, names) if k is not None} - allowed):
@@ -184,9 +199,11 @@ def one_residual_branch(c: Context) -> Iterator[Finding]:
 
 def parser_opset(c: Context) -> Iterator[Finding]:
     """A graph for the oldest TensorRT of the target stays within what its parser documents."""
-    if c.target.min_tensorrt and c.target.min_tensorrt < (10, 8) and c.opset > PARSER_OPSET:
+    int4 = any(PRECISION.get(t.data_type) == "int4" for t in c.graph.initializers.values())
+    last = PARSER_OPSET + int4
+    if c.target.min_tensorrt and c.target.min_tensorrt < (10, 8) and c.opset > last:
         version = ".".join(map(str, c.target.min_tensorrt))
-        text = f"opset {c.opset}; TensorRT {version} documents ≤ {PARSER_OPSET}"
+        text = f"opset {c.opset}; TensorRT {version} documents ≤ {last}"
         yield Finding("warning", "parser-opset", c.graph.nodes[0].name, text)
 
 
@@ -194,6 +211,7 @@ RULES: tuple[Rule, ...] = (
     symmetric,
     positive_scale,
     per_channel,
+    blocks,
     scale_type,
     exact_scales,
     supported_types,

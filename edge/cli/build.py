@@ -37,7 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", metavar="HxW", help="input size, for --onnx where the graph leaves it open")
     parser.add_argument("--name", help="name in the store, for --onnx; default: the file's")
     parser.add_argument("--targets", help="all, local (default), or names with commas: cpu,orin,ada")
-    parser.add_argument("--variants", help="fast, exact or both (default)")
+    parser.add_argument("--variants", help="names with commas: fast,exact (default), w8a16, w4a16")
+    parser.add_argument(
+        "--policy",
+        metavar="JSON",
+        help="rules for precisions: a file, or the name of one in configs/policies/",
+    )
+    parser.add_argument(
+        "--search-seconds",
+        type=float,
+        metavar="N",
+        help="stop looking for a better plan after so long, for each engine",
+    )
     parser.add_argument("--matrix", type=Path, metavar="TOML", help="rows to add to the hardware matrix")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the engine store (default: engines)")
     parser.add_argument(
@@ -69,9 +80,18 @@ def _build(args: argparse.Namespace) -> list[Row]:
     chosen = targets.select("local" if args.targets is None else args.targets, here, matrix)
     variants = _variants("fast,exact" if args.variants is None else args.variants)
     _check_json(args.json)
-    config, store = _config(args), Store(args.out or STORE)
+    config, store = with_policy(_config(args), args.policy), Store(args.out or STORE)
+    if args.search_seconds is not None and not args.search_seconds > 0:
+        raise UsageError(f"--search-seconds is {args.search_seconds:g}", "it is a time", "give some seconds")
     with LiveReporter() as reporter:
-        return build(config, chosen, variants, store, here, reporter)
+        return build(config, chosen, variants, store, here, reporter, args.search_seconds)
+
+
+def with_policy(config: ModelConfig, policy: str | None) -> ModelConfig:
+    """The config with a policy from the command line in place of its own."""
+    if policy is None:
+        return config
+    return config.model_copy(update={"quantize": config.quantize.model_copy(update={"policy": Path(policy)})})
 
 
 def _pack(rows: list[Row], args: argparse.Namespace) -> None:
@@ -88,8 +108,9 @@ def _finish(args: argparse.Namespace) -> list[Row]:
     from edge.build.report import LiveReporter
     from edge.store import Store
 
-    for option in ("calib", "size", "name", "targets", "variants", "bundles"):
+    for option in ("calib", "size", "name", "targets", "variants", "bundles", "policy", "search_seconds"):
         if getattr(args, option) is not None:
+            option = option.replace("_", "-")
             raise UsageError(f"--{option} is not for --bundle", "a bundle says it already", "leave it out")
     matrix = targets.load_targets(args.matrix) if args.matrix else targets.TARGETS
     _check_json(args.json)

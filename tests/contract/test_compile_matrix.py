@@ -45,7 +45,9 @@ def request(index: Graph, target: str, variant: Variant) -> CompileRequest:
     row = TARGETS[target]
     made = plan.make(index, row, variant, seen)
     graph = serialize(rewrite(index, made, seen, row))
-    return CompileRequest(graph, "tensorrt_rtx", row.compute_capability, plan=planned_precisions(made.steps, made.carrier))
+    return CompileRequest(
+        graph, "tensorrt_rtx", row.compute_capability, plan=planned_precisions(made.steps, made.carrier)
+    )
 
 
 def compiled(what: CompileRequest) -> Compiled:
@@ -150,7 +152,7 @@ def test_an_open_graph_without_a_profile_is_refused_with_the_compilers_reason() 
 
 def test_a_graph_that_is_not_what_was_planned_is_found() -> None:
     """Compiled from the exact graph, with the plan of the fast one."""
-    fast, exact = (request(graphs.good("residual"), "a10", variant) for variant in plan.VARIANTS)
+    fast, exact = (request(graphs.good("residual"), "a10", variant) for variant in ("fast", "exact"))
     found = compiled(replace(exact, plan=fast.plan)).findings
     assert "planned int8, runs bf16: node 'left'" in found
     assert len(found) == sum(precision == "int8" for _, precision in fast.plan)

@@ -77,6 +77,12 @@ def wrong_axis(m: onnx.ModelProto) -> None:
     node(m, "right.weight/dequantized").attribute[0].i = 1
 
 
+def activation_in_blocks(m: onnx.ModelProto) -> None:
+    """A scale for every 8 values of an activation, in fp8."""
+    pair = [n for n in m.graph.node if n.output[0] == "left_relu.out/dequantized"]
+    pair[0].attribute.append(helper.make_attribute("block_size", 8))
+
+
 def half_scale(m: onnx.ModelProto) -> None:
     replace(m, SCALE, np.asarray(0.5, np.float16))
 
@@ -129,6 +135,7 @@ BROKEN: list[tuple[Damage, str, str, str]] = [
     (scale_computed, "error", "positive-scale", "left_relu.out/fp8"),
     (activation_per_channel, "error", "per-channel", "left_relu.out/fp8"),
     (wrong_axis, "error", "per-channel", "right.weight/dequantized"),
+    (activation_in_blocks, "error", "blocks", "left_relu.out/dequantized"),
     (half_scale, "error", "scale-type", "left_relu.out/fp8"),
     (inexact_scale, "error", "exact-scales", "left_relu.out/fp8"),
     (half_tensor, "error", "supported-types", "left_relu"),

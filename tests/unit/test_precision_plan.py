@@ -12,8 +12,10 @@ import pytest
 
 from edge.graph import Graph
 from edge.precision import plan
+from edge.precision.facts import last_layers
 from edge.precision.placement import observed_tensors
 from edge.precision.plan import Plan
+from edge.precision.policy import Policy
 from edge.precision.ranges import Range
 from edge.targets import TARGETS, load_targets
 
@@ -67,14 +69,35 @@ class TestRules:
             assert "stays in the carrier: only Conv, Gemm and MatMul are quantized" in reason
         assert step(made, "query") == ("fp8", "fp8: no rule objects")
 
-    def test_a_product_of_two_activations_stays(self) -> None:
+    def test_attention_is_quantized_where_the_device_has_a_kernel(self) -> None:
         index = graphs.good("transformer")
-        made = plan.make(index, TARGETS["ada"], "fast", ranges(index))
-        for node in ("scores", "mix"):
-            assert step(made, node) == (
-                "bf16",
-                "product of two activations: there are no constant weights to quantize",
-            )
+        for target, precision, why in (
+            ("ada", "fp8", "fp8: no rule objects"),
+            ("orin", "int8", "int8: no rule objects"),
+            ("cpu", "fp32", "product of two activations: this device has no quantized kernel for it"),
+        ):
+            made = plan.make(index, TARGETS[target], "fast", ranges(index))
+            for node in ("scores", "mix"):
+                assert step(made, node) == (precision, why)
+
+    @pytest.mark.parametrize(
+        ("head", "tokens", "ada", "orin"),
+        [
+            (8, 64, "bf16", "bf16"),  # too small for any kernel
+            (16, 64, "fp8", "int8"),
+            (256, 64, "fp8", "int8"),
+            (264, 64, "int8", "int8"),  # fp8 ends at 256
+            (16, 512, "fp8", "int8"),
+            (16, 520, "fp8", "bf16"),  # int8 ends at 512 tokens
+        ],
+    )
+    def test_heads_and_sequences_of_attention_have_limits(
+        self, head: int, tokens: int, ada: str, orin: str
+    ) -> None:
+        index = Graph(graphs.prepare(graphs.attention(head, tokens), None, (1, tokens, head)))
+        for target, expected in (("ada", ada), ("orin", orin)):
+            made = plan.make(index, TARGETS[target], "fast", ranges(index))
+            assert [step(made, node)[0] for node in ("scores", "mix")] == [expected] * 2
 
     def test_a_range_has_to_be_known_and_alive(self) -> None:
         index = graphs.good("residual")
@@ -107,8 +130,8 @@ class TestRules:
         ("channels", "precision", "reason"),
         [
             ((17, 32), "fp8", "no rule objects"),
-            ((16, 32), "bf16", "more than 16 channels, has 16 → 32"),
-            ((32, 16), "bf16", "more than 16 channels, has 32 → 16"),
+            ((16, 32), "int8", "more than 16 channels, has 16 → 32"),
+            ((32, 16), "int8", "more than 16 channels, has 32 → 16"),
         ],
     )
     def test_fp8_wants_more_than_16_channels(
@@ -117,17 +140,19 @@ class TestRules:
         found = conv("ada", channels)
         assert found[0] == precision and reason in found[1]
 
-    @pytest.mark.parametrize(("kernel", "precision"), [(5, "fp8"), (7, "bf16")])
+    @pytest.mark.parametrize(("kernel", "precision"), [(5, "fp8"), (7, "int8")])
     def test_fp8_takes_kernels_of_up_to_32_elements(self, kernel: int, precision: str) -> None:
         found = conv("ada", (32, 32), kernel)
         assert found[0] == precision
-        assert precision == "fp8" or found[1] == "fp8 convolution takes kernels up to 32 elements, has 7×7"
+        assert (
+            precision == "fp8" or found[1] == "int8: fp8 convolution takes kernels up to 32 elements, has 49"
+        )
         assert conv("orin", (32, 32), kernel)[0] == "int8"
 
     def test_fp8_has_no_grouped_kernels(self) -> None:
         assert conv("ada", (64, 64), group=2) == (
-            "bf16",
-            "no optimized fp8 kernel for grouped convolution (group=2)",
+            "int8",
+            "int8: no optimized fp8 kernel for grouped convolution (group=2)",
         )
         assert conv("orin", (64, 64), group=2)[0] == "int8"
 
@@ -169,12 +194,9 @@ class TestRules:
         for swish in (True, False):
             index = graphs.graph(graphs.depthwise_swish(swish))
             precision, reason = step(plan.make(index, TARGETS[target], "fast", ranges(index)), "depthwise")
-            assert precision == TARGETS[target].carrier
-            assert reason.startswith("no int8 kernel for depthwise" if swish and device else "depthwise: one")
-
-    def test_depthwise_layers_keep_their_precision(self) -> None:
-        assert conv("a10", (32, 32), group=32)[1].startswith("depthwise: one activation scale cannot serve")
-        assert conv("a10", (32, 32), group=2)[0] == "int8"
+            refused = swish and device
+            assert precision == (TARGETS[target].carrier if refused else "int8")
+            assert reason.startswith("no int8 kernel for depthwise" if refused else "int8: no rule objects")
 
     @pytest.mark.parametrize(
         ("shape", "rows", "precision", "reason"),
@@ -196,28 +218,22 @@ class TestRules:
         x = net.op("MatMul", "image", net.weights("layer.weight", 32), name="layer")
         index = Graph(graphs.prepare(net.model(x), None, (3, 16, 32)))
         precision, reason = step(plan.make(index, TARGETS["ada"], "fast", ranges(index)), "layer")
-        assert (precision, reason) == ("bf16", "matrix of 32 is too small to gain")
-
-    def test_a_cheap_last_layer_keeps_its_precision_and_a_dear_one_does_not(self) -> None:
-        made = planned_residual()
-        precision, reason = step(made, "head")
-        assert precision == "bf16"
-        assert reason == "last layer: writes an output and costs only 0.0% of the work"
-        assert conv_is_last("int8")
+        assert (precision, reason) == ("bf16", "matrix of 32×1 is too small to gain")
 
     def test_the_first_rule_that_objects_gives_the_reason(self) -> None:
         assert "16 channels" in conv("ada", (16, 16), kernel=7)[1]
 
 
-def planned_residual() -> Plan:
+def planned_residual(at_least: dict[str, Any] | None = None) -> Plan:
+    """On Orin; products that fit `at_least` stay in the carrier."""
     index = graphs.good("residual")
-    return plan.make(index, TARGETS["orin"], "fast", ranges(index))
-
-
-def conv_is_last(precision: str) -> bool:
-    net = graphs.Net()
-    x = net.conv(net.op("Relu", net.conv("image", "stem", (3, 32)), name="relu"), "layer", (32, 32))
-    return step(planned(net, x, "orin"), "layer")[0] == precision
+    rule = {
+        "match": at_least or {"tag": "product"},
+        "at_least": "carrier" if at_least else "int8",
+        "reason": "so",
+    }
+    policy = Policy.model_validate({"name": "test", "rules": [rule]})
+    return plan.make(index, TARGETS["orin"], "fast", ranges(index), policy=policy)
 
 
 class TestPlan:
@@ -225,7 +241,8 @@ class TestPlan:
     def test_the_exact_variant_quantizes_nothing(self, target: str) -> None:
         index = graphs.good("residual")
         made = plan.make(index, TARGETS[target], "exact", {})
-        assert made.kind is None and not made.quantized and made.quantized_mac_share == 0
+        assert not made.quantized and made.quantized_mac_share == 0
+        assert made.label == TARGETS[target].carrier
         assert {s.precision for s in made.steps} == {TARGETS[target].carrier}
         assert {s.reason for s in made.steps} == {"variant 'exact': everything in the carrier"}
 
@@ -243,7 +260,7 @@ class TestPlan:
         index = graphs.graph(graphs.GOOD[name]())
         made = plan.make(index, TARGETS["ada"], "fast", ranges(index))
         assert [s.node for s in made.steps] == [n.name for n in index.nodes]
-        assert all(s.reason and s.precision in ("fp8", "bf16") for s in made.steps)
+        assert all(s.reason and s.precision in ("fp8", "int8", "bf16") for s in made.steps)
 
     def test_shape_arithmetic_has_no_step(self) -> None:
         net = graphs.Net()
@@ -265,8 +282,13 @@ class TestPlan:
             "merge": 16 * 16 * 32 * 64 * 9,
             "head": 16 * 16 * 32,
         }
-        assert made.quantized == {"stem", "left", "right", "branch", "merge"}
-        assert made.quantized_mac_share == pytest.approx(1 - macs["head"] / sum(macs.values()))
+        assert made.quantized == set(macs)
+        kept = planned_residual(at_least={"name": "head"})
+        assert kept.quantized == set(macs) - {"head"}
+        assert kept.quantized_mac_share == pytest.approx(1 - macs["head"] / sum(macs.values()))
+        assert kept.mac_shares == pytest.approx(
+            {"int8": kept.quantized_mac_share, "bf16": 1 - kept.quantized_mac_share}
+        )
 
     def test_a_users_row_is_asked_like_any_other(self, tmp_path: Path) -> None:
         matrix = tmp_path / "boards.toml"
@@ -276,7 +298,7 @@ class TestPlan:
         board = load_targets(matrix)["board"]
         index = graphs.graph(graphs.depthwise_swish())
         made = plan.make(index, board, "fast", ranges(index))
-        assert made.kind == "int8"
+        assert made.label == "int8"
         assert step(made, "depthwise")[1].startswith(
             "no int8 kernel for depthwise convolution followed by Swish"
         )
@@ -291,7 +313,7 @@ def test_last_layers_are_those_an_output_is_reached_from_without_another() -> No
     x = net.op("Relu", net.conv("image", "stem", (3, 32)), name="relu")
     left, right = net.conv(x, "left", (32, 4)), net.conv(x, "right", (32, 4))
     index = graphs.graph(net.model(net.op("Add", left, right, name="add"), left, names=("sum", "part")))
-    assert plan.last_layers(index) == {"left", "right"}
+    assert last_layers(index) == {"left", "right"}
 
 
 def test_an_operator_whose_shapes_are_unknown_counts_no_work() -> None:
