@@ -12,11 +12,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edge import graph
 from edge.backends import Engine, EngineOptions, backend
-from edge.build import profiles
+from edge.build import evidence, profiles
 from edge.build.carried import carried, finish_carried, unchanged, verified
 from edge.build.choose import RUN_ON, SEARCHED, Chooser, within_reach
 from edge.build.gpu import make_for_gpu
@@ -32,7 +33,6 @@ from edge.errors import GateError
 from edge.machine import Machine
 from edge.manifest import Entry, Manifest, PlanEntry, Tensor
 from edge.precision import calibrate, equalize, placement
-from edge.precision.channels import channels
 from edge.precision.plan import Variant
 from edge.store import Store
 from edge.targets import Target, format_capability
@@ -211,7 +211,7 @@ def _open_chooser(
     cache = store.root / inputs.config.name / ".calibration" / inputs.calibration_sha256[:16]
     macs = sum(index.macs(node) for node in index.nodes)
     equalized = _equalized(inputs, index, cache, macs, reporter)
-    calibration = _calibrated(inputs, equalized, cache, reporter)
+    calibration = _calibrated(inputs, equalized.graph, cache, reporter)
     cases = folder / "search"
     cases.mkdir()
     samples = inputs.search[: within_reach(macs, SEARCHED)]
@@ -226,34 +226,39 @@ def _open_chooser(
         believed=True,
     )
     gate = inputs.config.gate
-    return Chooser(inputs, equalized, calibration, search, inputs.policy, gate, cache, reporter.step, seconds)
+    return Chooser(
+        inputs,
+        equalized.graph,
+        calibration,
+        search,
+        inputs.policy,
+        gate,
+        cache,
+        reporter.step,
+        equalized.strengths,
+        seconds,
+    )
 
 
-def _equalized(inputs: Inputs, index: graph.Graph, cache: Path, macs: int, reporter: Reporter) -> graph.Graph:
+def _equalized(
+    inputs: Inputs, index: graph.Graph, cache: Path, macs: int, reporter: Reporter
+) -> equalize.Equalized:
     """The graph with channels of like range; by the factors of an earlier build, if there was one."""
-    if not inputs.config.quantize.equalize:
-        return index
     path = cache / "channels.npz"
-    factors = equalize.load(path)
-    if factors is None:
-        feeds = [
+    found = equalize.load(path, index) if inputs.config.quantize.equalize else equalize.unchanged(index)
+    if found is None:
+        every, tried, unseen = (
             (probe.feeds for probe in inputs.probes(index.inputs[0], samples))
             for samples in (
                 inputs.calibration,
                 inputs.calibration[: within_reach(macs, RUN_ON)],
                 inputs.search[: within_reach(macs, RUN_ON)],
             )
-        ]
-        found = equalize.equalize(
-            index,
-            feeds[0],
-            list(feeds[1]),
-            list(feeds[2]),
-            lambda done, total: reporter.step("equalize channels", done, total),
         )
+        say = partial(reporter.step, "equalize channels")
+        found = equalize.equalize(index, every, list(tried), list(unseen), say)
         equalize.save(found, path)
-        return found.graph
-    return equalize.rescaled(index, channels(index), factors)
+    return found
 
 
 def _calibrated(inputs: Inputs, index: graph.Graph, cache: Path, reporter: Reporter) -> calibrate.Calibration:
@@ -286,7 +291,9 @@ def _make(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Machi
             made = make_for_processor(shop, job.target, job.variant, job.label)
         seconds = time.perf_counter() - start
         peak = max(peak_rss(), made.compiler_peak_rss, shop.preparation_peak_rss)
-        return store.publish(_manifest(inputs, job, made, shop, machine, seconds, peak), made.files)
+        entry = store.publish(_manifest(inputs, job, made, shop, machine, seconds, peak), made.files)
+        evidence.save(evidence.gather(entry.manifest, made.chosen, made.samples, shop.chooser), store.root)
+        return entry
 
     return attempted(job.identity(inputs.config.name), make)
 
@@ -323,7 +330,7 @@ def _manifest(
         accuracy=accuracy,
         quantized_mac_share=made.plan.quantized_mac_share,
         mac_shares=made.plan.mac_shares,
-        speed_up=made.found.speed_up if made.found else None,
+        speed_up=made.chosen.found.speed_up if made.chosen and made.chosen.found else None,
         lint=made.lint,
         build_seconds=seconds,
         peak_rss_bytes=peak,

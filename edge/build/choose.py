@@ -82,6 +82,8 @@ class Chooser:
         calibration: ranges and histograms of that graph.
         search: fp32 results of the samples that plans are compared on, with labels that fp32 believes in.
         folder: of the store's cache for this calibration.
+        equalized: tensors whose channels were brought to a like range, and how far.
+        seconds: what one search may take; None for as long as it needs.
     """
 
     inputs: Inputs
@@ -92,6 +94,7 @@ class Chooser:
     gate: GateConfig
     folder: Path
     progress: Progress
+    equalized: Mapping[str, float]
     seconds: float | None = None
     _sensitivities: dict[QuantType, Sensitivity] = field(default_factory=dict)
     _weights: dict[str, Compensation] = field(default_factory=dict)
@@ -168,6 +171,11 @@ class Chooser:
         return Chosen(self.graph, plan, ranges, Compensation(stored, biases), found)
 
     # ------------------------------------------------------------------ measured once
+
+    @property
+    def known(self) -> list[QuantType]:
+        """Types whose sensitivity was measured."""
+        return [kind for kind in KINDS if kind in self._sensitivities]
 
     def sensitivity(self, kind: QuantType) -> Sensitivity:
         """What each group costs in this type."""

@@ -82,7 +82,7 @@ def _make(
     folder = f"{target.name}/{variant}"
     complete = _with_tail(shop, shop.opened(typed), target, builder, site)
     graph = shop.write(complete, f"{folder}/{GRAPH}")
-    accuracy = _judge_emulated(shop, typed, made, label)
+    accuracy, digest = _judge_emulated(shop, typed, made, label)
     shop.pass_gate(accuracy, label, chosen.found)
     ahead = builder == "tensorrt_rtx" and site is None
     request = compile_request(shop, graph, target, made, builder)
@@ -100,7 +100,8 @@ def _make(
         lint=(*map(str, findings), *product.warnings),
         compiler_peak_rss=product.peak_rss,
         tail=tail_outputs(complete),
-        found=chosen.found,
+        chosen=chosen,
+        samples=shop.looked_at.get(digest),
     )
     return judged if site is None else _verified(shop, judged, site, label)
 
@@ -213,7 +214,8 @@ def _load_emulation(path: Path, label: str) -> Engine:
         raise RuntimeFault(f"ONNX Runtime cannot emulate {label}", e.why, "export the model again") from e
 
 
-def _judge_emulated(shop: Workshop, typed: onnx.ModelProto, made: Plan, label: str) -> Accuracy:
+def _judge_emulated(shop: Workshop, typed: onnx.ModelProto, made: Plan, label: str) -> tuple[Accuracy, str]:
+    """Accuracy, and the hash of the graph that was run for it."""
     wide = emulate.emulated(typed)
     digest = sha256(serialize(wide))
     if digest not in shop.judged:
@@ -226,4 +228,4 @@ def _judge_emulated(shop: Workshop, typed: onnx.ModelProto, made: Plan, label: s
         finally:
             engine.close()
             path.unlink()
-    return shop.judged[digest]
+    return shop.judged[digest], digest

@@ -197,7 +197,8 @@ def _fastest_that_passes(
             accuracy=accuracy,
             reason=_choice(candidate.name, seconds, rejected, refused),
             requires=_required(candidate.plan, shop.machine),
-            found=candidate.chosen.found,
+            chosen=candidate.chosen,
+            samples=shop.looked_at.get(digest),
         )
     if error is None:
         raise ModelError(f"nothing to run for {label}", "; ".join(refused), "build the variant 'exact'")

@@ -189,8 +189,16 @@ def lowest_cosine(outputs: Iterable[OutputAccuracy]) -> float:
     return min((o.cosine if o.cosine is not None else 0.0) for o in outputs)
 
 
+Each = Callable[[Case, Mapping[str, Array], float], None]
+"""Hears of every sample: what fp32 made of it, what the engine did, and how far these lie apart."""
+
+
 def measure(
-    run: Run, reference: Reference, how: str, progress: Progress = lambda done, total: None
+    run: Run,
+    reference: Reference,
+    how: str,
+    progress: Progress = lambda done, total: None,
+    each: Each = lambda case, outputs, divergence: None,
 ) -> Accuracy:
     """Compare one engine with fp32 on every held-out sample.
 
@@ -204,7 +212,9 @@ def measure(
     for index, case in enumerate(reference):
         outputs = run(case.feeds)
         comparison.add(case.outputs, outputs)
-        divergence += task.divergence(case.outputs, outputs, case.placement)
+        apart = task.divergence(case.outputs, outputs, case.placement)
+        each(case, outputs, apart)
+        divergence += apart
         _score(scorer, task, case, outputs)
         progress(index + 1, reference.count)
     found = comparison.outputs()

@@ -11,6 +11,7 @@ import onnx
 
 from edge.backends import Engine, EngineOptions
 from edge.build.choose import Chooser, Chosen, Opener
+from edge.build.evidence import Samples
 from edge.build.finish import Finished
 from edge.build.opening import dimensions, open_dimensions
 from edge.build.reference import REFERENCE, take
@@ -48,8 +49,10 @@ class Made:
     compiler_peak_rss: int = 0
     finished: Finished | None = None
     """What its device said, for an engine that was compiled and judged there."""
-    found: Found | None = None
-    """What the search for its plan came to."""
+    chosen: Chosen | None = None
+    """Its plan, and what the search for it came to."""
+    samples: Samples | None = None
+    """What its evaluation showed sample by sample."""
     tail: tuple[Tensor, ...] = ()
     """Outputs that the engine has beside the network's own."""
 
@@ -78,6 +81,8 @@ class Workshop:
     """Of the picture input, where engines take more than one picture of one size."""
     judged: dict[str, Accuracy] = field(default_factory=dict)
     """Accuracy by hash of the graph that was run: targets with the same plan share one evaluation."""
+    looked_at: dict[str, Samples] = field(default_factory=dict)
+    """What the evaluation showed sample by sample, by the same hash."""
 
     @property
     def gate(self) -> GateConfig:
@@ -125,12 +130,15 @@ class Workshop:
     def judge(self, digest: str, engine: Engine, how: str, label: str) -> Accuracy:
         """Accuracy of the graph with this hash; the same graph is run once."""
         if digest not in self.judged:
+            samples = Samples(self.reference.task)
             self.judged[digest] = measure(
                 engine.run,
                 self.reference,
                 how,
                 lambda done, total: self.progress(f"verify {label}", done, total),
+                samples.add,
             )
+            self.looked_at[digest] = samples
         return self.judged[digest]
 
     def pass_gate(self, accuracy: Accuracy, label: str, found: Found | None = None) -> None:

@@ -68,6 +68,12 @@ def roofline(graph: Graph, groups: tuple[Group, ...], target: Target) -> Costs:
 
 
 def _seconds(graph: Graph, node: onnx.NodeProto, precision: str, target: Target, bandwidth: float) -> float:
+    if node.op_type == "Add":  # fused into a convolution: what is left is to read the skip
+        return (
+            BYTES.get(precision, BYTES[target.carrier])
+            * _elements(graph, operands(graph, node)[0])
+            / bandwidth
+        )
     computed_in = precision if precision in QUANTIZED else target.carrier
     computed_in = "fp32" if precision == "fp32" else computed_in
     rate = target.peak(computed_in) * TERA

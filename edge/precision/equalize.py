@@ -32,7 +32,7 @@ from edge.precision.channels import Channels, channels
 from edge.precision.compensation import NO_COMPENSATION
 from edge.precision.groups import Group, groups, is_weighted, operands, products
 from edge.precision.histogram import Histogram
-from edge.precision.local import Local
+from edge.precision.local import local
 from edge.precision.ranges import choose
 from edge.types import Array
 
@@ -86,9 +86,8 @@ def equalize(
     Raises:
         RuntimeFault: the results are not what they were; that is a fault of ours.
     """
-    known = channels(graph)
+    known, nothing = channels(graph), unchanged(graph)
     tensors = _movable(graph, known)
-    nothing = Equalized(graph, np.ones(known.count), {})
     if not tensors or not tried:
         return nothing
     peaks = _peaks(graph, known, tensors, samples)
@@ -127,13 +126,27 @@ def save(found: Equalized, path: Path) -> None:
     temporary.replace(path)
 
 
-def load(path: Path) -> Factors | None:
-    """The factors that were kept; None where there are none, or not whole."""
+def load(path: Path, graph: Graph) -> Equalized | None:
+    """The graph with the factors that were kept; None where there are none, or not whole."""
     try:
         with path.open("rb") as file, np.load(file) as stored:
-            return np.asarray(stored["factors"], np.float64)
+            factors = np.asarray(stored["factors"], np.float64)
+            strengths = dict(zip(stored["names"].tolist(), stored["strengths"].tolist(), strict=True))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
+    if not strengths:
+        return unchanged(graph)
+    known = channels(graph)
+    return (
+        Equalized(rescaled(graph, known, factors), factors, strengths)
+        if len(factors) == known.count
+        else None
+    )
+
+
+def unchanged(graph: Graph) -> Equalized:
+    """The graph as it is."""
+    return Equalized(graph, np.ones(0), {})
 
 
 def rescaled(graph: Graph, known: Channels, factors: Factors) -> Graph:
@@ -218,7 +231,7 @@ def _factors(
 
 def _errors(graph: Graph, tensors: Sequence[str], samples: Sequence[Mapping[str, Array]]) -> dict[str, float]:
     """By tensor: error of the int8 products that read it, as the geometric mean over them."""
-    readers = [g for g in groups(graph) if _reads(graph, g) & set(tensors)]
+    readers = [g for g in groups(graph) if g.kind != "skip" and _reads(graph, g) & set(tensors)]
     read = list(dict.fromkeys(t for g in readers for t in _reads(graph, g)))
     run = observer(graph.model, read)
     histograms = {name: Histogram() for name in read}
@@ -227,7 +240,7 @@ def _errors(graph: Graph, tensors: Sequence[str], samples: Sequence[Mapping[str,
             histograms[name].add(value)
     ranges = {name: choose(h) for name, h in histograms.items()}
     alive = [g for g in readers if not any(ranges[t].dead for t in _reads(graph, g))]
-    locals_ = {g.name: Local(graph, g, "int8", ranges, NO_COMPENSATION) for g in alive}
+    locals_ = {g.name: local(graph, g, "int8", ranges, NO_COMPENSATION) for g in alive}
     written = [n.output[0] for found in locals_.values() for n in found.ends]
     inputs = [name for found in locals_.values() for name in found.inputs]
     run = observer(graph.model, list(dict.fromkeys([*inputs, *written])))

@@ -35,6 +35,7 @@ TAGS: Mapping[str, str] = {
     "softmax": "a Softmax",
     "activation": "Relu, Sigmoid, Gelu and the like",
     "residual": "an Add of two activations",
+    "skip": "an Add that a convolution is fused into",
 }
 """Words for `tag` and `not_tag`."""
 
@@ -90,10 +91,10 @@ def describe(graph: Graph, groups: tuple[Group, ...]) -> dict[str, Facts]:
     layer = 0
     for node in graph.nodes:
         group = group_of.get(node.name)
-        is_product = group is not None and node.name in group.products
+        is_product = group is not None and node.name in group.products and group.kind != "skip"
         tags = _tags(graph, node) | ends.tags(node)
         if group is not None:
-            tags |= {group.kind} & {"qkv", "attention", "mlp"}
+            tags |= {group.kind} & {"qkv", "attention", "mlp", "skip"}
         numbers: dict[str, float] = {}
         if group is not None and group.block is not None:
             numbers["block"] = group.block
@@ -114,7 +115,7 @@ class _Ends:
         self.last = last_layers(graph)
         self.first: set[str] = set()
         self.projections: set[str] = set()
-        products = {name for group in groups for name in group.products}
+        products = {name for group in groups for name in group.products if group.kind != "skip"}
         attended = {name for group in groups if group.kind == "attention" for name in group.products[-1:]}
         reached: dict[str, str] = dict.fromkeys(graph.inputs, "input")
         for node in graph.nodes:

@@ -1,12 +1,13 @@
 """Fusible groups: the nodes that a compiler runs as one, and whose precision is decided together.
 
-| kind      | what it holds                                                                                  |
-|-----------|------------------------------------------------------------------------------------------------|
-| conv      | one convolution, with the activation behind it                                                 |
-| matrix    | one Gemm or MatMul                                                                             |
-| qkv       | the products that make query, key and value of one attention from one tensor                   |
-| attention | query·key, scaling, mask, Softmax, ·value                                                      |
-| mlp       | a matrix, an activation, a matrix, with nothing else reading what lies between                 |
+| kind      | what it holds                                                                              |
+|-----------|--------------------------------------------------------------------------------------------|
+| conv      | one convolution, with the activation behind it                                             |
+| matrix    | one Gemm or MatMul                                                                         |
+| qkv       | the products that make query, key and value of one attention from one tensor               |
+| attention | query·key, scaling, mask, Softmax, ·value                                                  |
+| mlp       | a matrix, an activation, a matrix, with nothing else reading what lies between             |
+| skip      | the Add of a skip connection that a convolution is fused into                     |
 
 Every product of the graph belongs to exactly one group.
 """
@@ -22,7 +23,7 @@ import onnx
 
 from edge.graph import Graph
 
-Kind = Literal["conv", "matrix", "qkv", "attention", "mlp"]
+Kind = Literal["conv", "matrix", "qkv", "attention", "mlp", "skip"]
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 """Operators that a plan may quantize."""
@@ -47,7 +48,8 @@ class Group:
 
     Attributes:
         name: of its first product; unique.
-        products: matrix products and convolutions, in graph order.
+        products: nodes whose precision is decided, in graph order: matrix products and convolutions, or the
+            Add of a skip connection.
         nodes: these, and what is computed between and directly behind them.
         block: which transformer block it lies in, counted by attentions; None outside of any.
     """
@@ -77,13 +79,43 @@ def products(graph: Graph) -> list[onnx.NodeProto]:
 
 
 def operands(graph: Graph, node: onnx.NodeProto) -> tuple[str, ...]:
-    """The activations that a product multiplies: one, or two where it has no constant weights."""
+    """The activations that are quantized for a node: those that a product multiplies, one, or two where it
+    has no constant weights; the skip of an Add."""
+    if node.op_type == "Add":
+        return (skip_of(graph, node),)
     return tuple(name for name in node.input[:2] if name not in graph.initializers)
 
 
 def is_weighted(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether the product has constant weights, as its second operand."""
     return node.input[1] in graph.initializers
+
+
+def skip_of(graph: Graph, node: onnx.NodeProto) -> str:
+    """What an Add reads beside a convolution that is fused into it; "" where it is no such Add.
+
+    TensorRT fuses a convolution with the Add that alone reads it, and takes the other operand in int8 if that
+    is quantized (its guide to the placement of Q/DQ).
+    """
+    if node.op_type != "Add" or any(name in graph.initializers for name in node.input):
+        return ""
+    if len(set(node.input)) < 2 or graph.shape(node.input[0]) != graph.shape(node.input[1]):
+        return ""
+    for index in (1, 0):  # of two convolutions the later one is fused
+        writer = graph.producer.get(node.input[index])
+        alone = (
+            len(graph.consumers.get(node.input[index], [])) == 1 and node.input[index] not in graph.outputs
+        )
+        if writer is not None and writer.op_type == "Conv" and alone and is_weighted(graph, writer):
+            return str(node.input[1 - index])
+    return ""
+
+
+def fused_into(graph: Graph, node: onnx.NodeProto) -> str:
+    """The convolution that is fused into the Add of a skip connection."""
+    skip = skip_of(graph, node)
+    other = next(name for name in node.input if name != skip)
+    return str(graph.producer[other].name)
 
 
 class _Finder:
@@ -108,6 +140,9 @@ class _Finder:
         for node in products(self.graph):
             if node.name not in self.taken:
                 yield self._group("conv" if node.op_type == "Conv" else "matrix", [node])
+        for node in self.graph.nodes:
+            if skip_of(self.graph, node):
+                yield Group(node.name, "skip", (node.name,), frozenset([node.name]))
 
     def _group(
         self, kind: Kind, chain: Sequence[onnx.NodeProto], inner: Sequence[onnx.NodeProto] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from edge.graph import Graph, part
 from edge.precision import numerics
 from edge.precision.compensation import Compensation, bias_home
-from edge.precision.groups import Group
-from edge.precision.numerics import QuantType
+from edge.precision.groups import Group, skip_of
+from edge.precision.numerics import Floats, QuantType
 from edge.precision.plan import Plan, Step
 from edge.precision.ranges import Range
 from edge.precision.rewrite import rewrite
@@ -26,39 +27,37 @@ TARGET = dataclasses.replace(TARGETS["a10"], carrier="fp32", scale_type="fp32", 
 """A GPU's placement of Q/DQ without a carrier's rounding."""
 
 
-class Local:
-    """A group alone, quantized, with thresholds that can be changed from run to run."""
+def local(
+    graph: Graph, group: Group, kind: QuantType, ranges: Mapping[str, Range], compensation: Compensation
+) -> Local:
+    """A group alone, quantized."""
+    if group.kind == "skip":
+        return _LocalSkip(graph, group, kind)
+    return _LocalProducts(graph, group, kind, ranges, compensation)
 
-    def __init__(
-        self,
-        graph: Graph,
-        group: Group,
-        kind: QuantType,
-        ranges: Mapping[str, Range],
-        compensation: Compensation,
-    ) -> None:
-        self.graph, self.kind, self.products = graph, kind, group.products
-        self.ends = outputs_of(graph, group)
-        model = part(graph, inner_nodes(graph, group), [node.output[0] for node in self.ends])
-        index = Graph(model)
-        steps = tuple(
-            Step(n.name, n.op_type, kind if n.name in group.products else "fp32", "", 0) for n in index.nodes
-        )
-        self.compensation = compensation
-        typed = rewrite(index, Plan("fp32", "s8", steps), ranges, TARGET, compensation)
-        self._scales = _open_scales(typed)
-        self._session = open_session(typed, plain=True, threads=1)
-        self.inputs = [i.name for i in typed.graph.input if i.name not in self._scales.values()]
+
+class Local(ABC):
+    """A group alone, quantized, with thresholds that can be changed from run to run.
+
+    Attributes:
+        ends: the nodes that write what leaves the group.
+        inputs: tensors that have to be known to run it.
+    """
+
+    inputs: list[str]
+
+    def __init__(self, graph: Graph, group: Group, kind: QuantType, ends: list[onnx.NodeProto]) -> None:
+        self.graph, self.kind, self.products, self.ends = graph, kind, group.products, ends
+        self.homes = {n.output[0]: bias_home(graph, n) for n in ends}
         self._sums: dict[tuple[str, str], Sums] = {}
-        self.homes = {n.output[0]: bias_home(graph, n) for n in self.ends}
 
+    @abstractmethod
     def _run(self, seen: Values, thresholds: Mapping[str, float]) -> dict[str, Array]:
-        feeds = {name: seen[name] for name in self.inputs}
-        for tensor, name in self._scales.items():
-            scale = np.float32(thresholds[tensor] / numerics.QMAX[self.kind])
-            feeds[name] = numerics.storable_scale(scale, "bf16")
-        names = [node.output[0] for node in self.ends]
-        return dict(zip(names, self._session.run(names, feeds), strict=True))
+        """What each end writes."""
+
+    def _applied(self, key: tuple[str, str]) -> Floats | None:
+        """The bias that `_run` has in it already."""
+        return None
 
     def add(self, label: str, seen: Values, thresholds: Mapping[str, float]) -> None:
         """Sum up the error of one sample under this label."""
@@ -89,14 +88,69 @@ class Local:
         """What to add to each output to restore its mean, by node and precision."""
         found: dict[tuple[str, str], NDArray[np.float32]] = {}
         for name in self.products:  # what lies within was restored before
-            if (name, self.kind) in self.compensation.biases:
-                found[name, self.kind] = self.compensation.biases[name, self.kind]
+            applied = self._applied((name, self.kind))
+            if applied is not None:
+                found[name, self.kind] = applied
         for node in self.ends:
             home, key = self.homes[node.output[0]], (node.name, self.kind)
             if home is not None:
-                applied = found.get(key, np.float32(0)) if home.node == node.name else np.float32(0)
-                found[key] = np.asarray(applied - self._sums[label, node.output[0]].mean(), np.float32)
+                before = found.get(key, np.float32(0)) if home.node == node.name else np.float32(0)
+                found[key] = np.asarray(before - self._sums[label, node.output[0]].mean(), np.float32)
         return found
+
+
+class _LocalProducts(Local):
+    """Products and what lies between them, run with their Q/DQ."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        group: Group,
+        kind: QuantType,
+        ranges: Mapping[str, Range],
+        compensation: Compensation,
+    ) -> None:
+        super().__init__(graph, group, kind, outputs_of(graph, group))
+        model = part(graph, inner_nodes(graph, group), [node.output[0] for node in self.ends])
+        index = Graph(model)
+        steps = tuple(
+            Step(n.name, n.op_type, kind if n.name in group.products else "fp32", "", 0) for n in index.nodes
+        )
+        self.compensation = compensation
+        typed = rewrite(index, Plan("fp32", "s8", steps), ranges, TARGET, compensation)
+        self._scales = _open_scales(typed)
+        self._session = open_session(typed, plain=True, threads=1)
+        self.inputs = [i.name for i in typed.graph.input if i.name not in self._scales.values()]
+
+    def _run(self, seen: Values, thresholds: Mapping[str, float]) -> dict[str, Array]:
+        feeds = {name: seen[name] for name in self.inputs}
+        for tensor, name in self._scales.items():
+            feeds[name] = _scale(thresholds[tensor], self.kind)
+        names = [node.output[0] for node in self.ends]
+        return dict(zip(names, self._session.run(names, feeds), strict=True))
+
+    def _applied(self, key: tuple[str, str]) -> Floats | None:
+        return self.compensation.biases.get(key)
+
+
+class _LocalSkip(Local):
+    """An Add whose skip connection is rounded."""
+
+    def __init__(self, graph: Graph, group: Group, kind: QuantType) -> None:
+        (node,) = (n for n in graph.nodes if n.name == group.name)
+        super().__init__(graph, group, kind, [node])
+        self.skip = skip_of(graph, node)
+        self.homes = {node.output[0]: None}
+        self.inputs = [self.skip]
+
+    def _run(self, seen: Values, thresholds: Mapping[str, float]) -> dict[str, Array]:
+        value, written = seen[self.skip], self.ends[0].output[0]
+        rounded = numerics.fake_quantize(value, _scale(thresholds[self.skip], self.kind), self.kind)
+        return {written: seen[written] + (rounded - value)}
+
+
+def _scale(threshold: float, kind: QuantType) -> Floats:
+    return numerics.storable_scale(np.float32(threshold / numerics.QMAX[kind]), "bf16")
 
 
 def _open_scales(model: onnx.ModelProto) -> dict[str, str]:

@@ -58,7 +58,7 @@ def points(graph: Graph, plan: Plan, ranges: Mapping[str, Range], target: Target
 def _before_products(graph: Graph, plan: Plan, ranges: Mapping[str, Range], target: Target) -> Points:
     readers: dict[tuple[str, str], set[str]] = {}
     for node in graph.nodes:
-        if node.name in plan.quantized:
+        if node.name in plan.quantized or node.name in plan.skips:
             for name in operands(graph, node):
                 readers.setdefault((name, plan.precisions[node.name]), set()).add(node.name)
     return {

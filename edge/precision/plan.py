@@ -16,7 +16,7 @@ import onnx
 
 from edge.graph import STANDARD_DOMAINS, Graph, attribute, captured
 from edge.precision.facts import describe
-from edge.precision.groups import Group, groups, is_weighted, operands
+from edge.precision.groups import PRODUCTS, Group, fused_into, groups, is_weighted, operands, skip_of
 from edge.precision.policy import NOTHING, ORDER, QUANTIZED, WEIGHT_ONLY, Policy
 from edge.precision.ranges import Range
 from edge.precision.rules import Options, Rulebook
@@ -73,8 +73,13 @@ class Plan:
 
     @cached_property
     def quantized(self) -> frozenset[str]:
-        """Names of the nodes that multiply int8 or fp8."""
-        return frozenset(s.node for s in self.steps if s.precision in QUANTIZED)
+        """Names of the products that multiply int8 or fp8."""
+        return frozenset(s.node for s in self.steps if s.precision in QUANTIZED and s.op in PRODUCTS)
+
+    @cached_property
+    def skips(self) -> frozenset[str]:
+        """Names of the Adds that read their skip connection in int8."""
+        return frozenset(s.node for s in self.steps if s.precision in QUANTIZED and s.op == "Add")
 
     @cached_property
     def weight_only(self) -> frozenset[str]:
@@ -144,15 +149,25 @@ class Planner:
     def plan(self, choices: Mapping[str, Choice] | None = None) -> Plan:
         """The plan with these choices, by group; a group without one takes what the device prefers."""
         steps = []
+        given: dict[str, str] = {}
         for node in self._float_nodes:
             if node.name in self.options:
                 precision, reason = self._product(node.name, choices or {})
+                if node.op_type == "Add" and precision in QUANTIZED and not self._fuses(node, given):
+                    precision, reason = self.target.carrier, "what it could be fused with is not in int8"
+                given[node.name] = precision
             else:
                 precision, reason = self._other(node)
             group = self.group_of.get(node.name)
             macs = self.graph.macs(node)
             steps.append(Step(node.name, node.op_type, precision, reason, macs, group.name if group else ""))
         return Plan(self.target.carrier, self.activations, tuple(steps))
+
+    def _fuses(self, node: onnx.NodeProto, given: Mapping[str, str]) -> bool:
+        """Whether the convolution in front of an Add is in int8, and so is somebody who reads the skip."""
+        readers = self.graph.consumers.get(skip_of(self.graph, node), [])
+        shared = any(given.get(reader.name) == "int8" for reader in readers if reader.name != node.name)
+        return given.get(fused_into(self.graph, node)) == "int8" and shared
 
     def choosable(self, group: Group) -> tuple[str, ...]:
         """Precisions that a choice for this group can bring about, the device's preferred one first."""
@@ -173,6 +188,8 @@ class Planner:
         carrier = self.target.carrier
         if node.name in self._wide:
             return Options(("fp32",), {}, "squares and sums may leave fp16's range of ±65504")
+        if node.op_type == "Add":
+            return self._skip_options(node)
         wanted: tuple[str, ...] = (carrier,)
         if self.variant == "fast":
             wanted = (*self.target.quantized, carrier)
@@ -181,6 +198,15 @@ class Planner:
         elif self.variant == "w4a16":
             wanted = ("w4a16", "w8a16", carrier)
         return self._book.product(node.name, wanted, self._impossible(node))
+
+    def _skip_options(self, node: onnx.NodeProto) -> Options:
+        """What an Add may have: by itself it stays in the carrier, a search may find int8 worth it."""
+        carrier = self.target.carrier
+        wanted: tuple[str, ...] = (carrier,)
+        if self.variant == "fast" and self.target.is_gpu and "int8" in self.target.quantized:
+            wanted = (carrier, "int8")
+        why = self._range_objection(node)
+        return self._book.product(node.name, wanted, {"int8": why} if why else {})
 
     def _impossible(self, node: onnx.NodeProto) -> dict[str, str]:
         """Precisions that the data forbid, with the reason."""
@@ -219,6 +245,8 @@ class Planner:
         objection = next((why for p, why in options.reasons.items() if p in self._types), "")
         if self.variant == "exact":
             return precision, "variant 'exact': everything in the carrier"
+        if self.group_of[node].kind == "skip":
+            return precision, "Add stays in the carrier: only Conv, Gemm and MatMul are quantized"
         if precision in QUANTIZED + WEIGHT_ONLY:
             return precision, f"{precision}: {objection}" if objection else f"{precision}: no rule objects"
         return precision, objection or f"variant '{self.variant}': nothing coarser is possible"

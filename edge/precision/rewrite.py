@@ -53,10 +53,11 @@ class Planned(Protocol):
 
 def planned_precisions(steps: Iterable[Planned], carrier: str) -> tuple[tuple[str, str], ...]:
     """Precisions as the graph computes in them: control flow and its like run in fp32, whatever the carrier;
-    quantized weights alone leave a product in the carrier."""
+    quantized weights alone, or a quantized skip connection, leave a node in the carrier."""
     found = []
     for s in steps:
-        precision = carrier if s.precision in WEIGHT_ONLY else s.precision
+        in_carrier = s.precision in WEIGHT_ONLY or (s.op == "Add" and s.precision in QUANTIZED)
+        precision = carrier if in_carrier else s.precision
         found.append((s.node, "fp32" if s.op in FP32_ISLANDS else precision))
     return tuple(found)
 

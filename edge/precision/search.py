@@ -83,6 +83,8 @@ class Found:
     """What the search came to.
 
     Attributes:
+        options: every precision that was looked at, by group.
+        path: seconds and noise of the plans from the fastest to the finest.
         judged: every plan that was run, in that order.
         passed: whether the chosen one passes the gate on the search's samples.
         note: what has to be said about it; usually nothing.
@@ -94,6 +96,8 @@ class Found:
     carrier_seconds: float
     noise: float
     carrier_noise: float
+    options: Mapping[str, Sequence[Option]]
+    path: Sequence[tuple[float, float]]
     judged: tuple[Judged, ...]
     passed: bool
     note: str
@@ -131,7 +135,12 @@ class Search:
     @cached_property
     def options(self) -> dict[str, list[Option]]:
         """By group: what is worth having, fastest first; each costs more and is finer than the one before."""
-        return {group.name: _hull(self._options(group)) for group in self.planner.groups}
+        return {name: _hull(options) for name, options in self.all_options.items()}
+
+    @cached_property
+    def all_options(self) -> dict[str, list[Option]]:
+        """By group: everything that the rules leave and that was measured."""
+        return {group.name: self._options(group) for group in self.planner.groups}
 
     def _options(self, group: Group) -> list[Option]:
         choosable = self.planner.choosable(group)
@@ -261,6 +270,8 @@ class Search:
             carrier_seconds=self._carrier_seconds() + self.costs.others,
             noise=noise,
             carrier_noise=self.carrier_noise,
+            options=self.all_options,
+            path=[(seconds + self.costs.others, noise) for _, seconds, noise in self.path],
             judged=tuple(judged.values()),
             passed=best is not None,
             note=note,

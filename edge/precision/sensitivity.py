@@ -25,7 +25,7 @@ from edge.graph import Graph
 from edge.precision.calibrate import Calibration, observer
 from edge.precision.compensation import NO_COMPENSATION, Compensation
 from edge.precision.groups import Group, is_weighted, operands
-from edge.precision.local import Local
+from edge.precision.local import Local, local
 from edge.precision.numerics import Floats, QuantType
 from edge.precision.ranges import Candidate, Range, candidates
 from edge.precision.stages import ERROR, Stage, Values, outputs_of, stages
@@ -119,7 +119,8 @@ def measure(
         probes: in an order that depends on their content alone.
         run_on: how many of them the rest of the network is run on, for each group.
     """
-    able = [group for group in groups if _can_be_quantized(graph, group, calibration.ranges)]
+    able = [g for g in groups if _can_be_quantized(graph, g, calibration.ranges)]
+    able = [g for g in able if g.kind != "skip" or kind == "int8"]
     if not able or not probes:
         return Sensitivity(kind, len(probes), {}, {}, compensation)
     measurement = _Measurement(graph, able, kind, calibration, compensation, task, progress)
@@ -132,6 +133,8 @@ def _can_be_quantized(graph: Graph, group: Group, ranges: Mapping[str, Range]) -
         for name in operands(graph, node):
             if name not in ranges or ranges[name].dead:
                 return False
+        if node.op_type == "Add":
+            continue
         if is_weighted(graph, node):
             weights = graph.constant(node.input[1])
             if weights is None or not np.isfinite(weights).all():
@@ -198,24 +201,24 @@ class _Measurement:
             seen = {**head, **observe(head)}
             for group in stage.groups:
                 for label, thresholds in trials[group.name].items():
-                    for local in both[group.name]:
-                        local.add(label, seen, thresholds)
+                    for alone in both[group.name]:
+                        alone.add(label, seen, thresholds)
         chosen = {g.name: self._better(g, both[g.name]) for g in stage.groups}
         self._choose_thresholds(stage.groups, chosen)
         following: list[Values] = []
         for head in heads:
             seen = {**head, **observe(head)}
-            for local in chosen.values():
-                local.add(FINAL, seen, self.thresholds)
+            for alone in chosen.values():
+                alone.add(FINAL, seen, self.thresholds)
             following.append({name: seen[name] for name in stage.tail})
         self._run_network(stage, heads, observe, chosen)
         return following
 
     def _locals(self, group: Group) -> list[Local]:
         """The group with weights whose errors cancel, and with rounded ones where that is something else."""
-        found = [Local(self.graph, group, self.kind, self.ranges, self.compensation)]
+        found = [local(self.graph, group, self.kind, self.ranges, self.compensation)]
         if any(self._is_of(group, key) for key in self.compensation.weights):
-            found.append(Local(self.graph, group, self.kind, self.ranges, NO_COMPENSATION))
+            found.append(local(self.graph, group, self.kind, self.ranges, NO_COMPENSATION))
         return found
 
     def _is_of(self, group: Group, key: tuple[str, int, str]) -> bool:
@@ -250,7 +253,7 @@ class _Measurement:
             readers = [chosen[g.name] for g in groups if tensor in self.tensors[g.name]]
             found = []
             for c in self.candidates[tensor]:
-                errors = [max(local.error(_label(tensor, c)), 1e-30) for local in readers]
+                errors = [max(alone.error(_label(tensor, c)), 1e-30) for alone in readers]
                 found.append(Tried(c.method, c.threshold, float(np.exp(np.mean(np.log(errors))))))
             self.tried[tensor] = tuple(sorted(found, key=lambda t: (t.error, -t.threshold)))
             self.thresholds[tensor] = self.tried[tensor][0].threshold
