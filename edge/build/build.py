@@ -96,7 +96,7 @@ def build(
     todo = [job for job in jobs if job not in rows]
     if todo:
         with tempfile.TemporaryDirectory(prefix="edge-build-") as folder:
-            shop = _open_workshop(inputs, todo, store, machine, reporter, Path(folder), search_seconds)
+            shop = open_workshop(inputs, todo, store, machine, reporter, Path(folder), search_seconds)
             for job in todo:
                 rows[job] = _make(inputs, job, shop, store, machine)
                 reporter.row(rows[job])
@@ -143,7 +143,7 @@ def _told(row: Row, job: Job, machine: Machine) -> Row:
     return dataclasses.replace(row, reason=f"{row.reason}; not verified here: {why.why}: {why.fix}")
 
 
-def _open_workshop(
+def open_workshop(
     inputs: Inputs,
     jobs: Sequence[Job],
     store: Store,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path as File
 
 import numpy as np
 import onnx
@@ -27,14 +29,15 @@ from edge.precision.compensation import (
     weight_key,
 )
 from edge.precision.cost import Costs, roofline
-from edge.precision.groups import groups, is_weighted, products
+from edge.precision.groups import Group, is_weighted, products
 from edge.precision.moments import Moments
 from edge.precision.numerics import Floats, QuantType
+from edge.precision.path import Path
 from edge.precision.plan import Plan, Planner, Variant, block_size
 from edge.precision.policy import QUANTIZED, Policy
 from edge.precision.ranges import Range, relative_noise
 from edge.precision.rewrite import rewrite
-from edge.precision.search import SHARE, Found, Search
+from edge.precision.search import SHARE, Found, Verdict, search
 from edge.precision.sensitivity import Sensitivity
 from edge.precision.weights import QUIET, InputNoise
 from edge.targets import Activation, Target
@@ -42,6 +45,8 @@ from edge.tasks import Sample
 
 Progress = Callable[[str, int, int], None]
 
+AMPLE = 0.5
+"""A plan that uses this part of what the search allows needs no finer one."""
 KINDS: tuple[QuantType, ...] = ("int8", "fp8")
 PLENTY = 2e9
 """Multiply–accumulates up to which a model is looked at with all the samples it could be."""
@@ -92,7 +97,7 @@ class Chooser:
     search: Reference
     policy: Policy
     gate: GateConfig
-    folder: Path
+    folder: File
     progress: Progress
     equalized: Mapping[str, float]
     seconds: float | None = None
@@ -121,18 +126,20 @@ class Chooser:
         kinds = [kind for kind in target.quantized if _is_used(planner, kind)]
         if not kinds:
             return self.written(planner.plan())
-        found: dict[str, Sensitivity] = {kind: self.sensitivity(kind) for kind in kinds}
+        found: dict[str, Sensitivity] = {kind: self.sensitivity(kind, planner) for kind in kinds}
         costs = costs or roofline(self.graph, planner.groups, target)
         carrier = self._carrier(planner, opened)
-        search = Search(planner, found, costs, carrier.divergence or 0.0, self.policy.prefer)
-        gate = _stricter(self.gate, SHARE[self.policy.prefer], carrier)
+        path = Path(planner, found, costs, carrier.divergence or 0.0, self.policy.prefer)
+        share = SHARE[self.policy.prefer]
+        gate, ample = (_stricter(self.gate, part, carrier) for part in (share, AMPLE * share))
 
-        def judge(plan: Plan) -> tuple[Accuracy, list[str]]:
+        def judge(plan: Plan) -> Verdict:
             with opened(self.written(plan)) as run:
                 accuracy = measure(run, self.search, "while searching", self._saying(f"search {label}"))
-            return accuracy, failures(accuracy, gate)
+            enough = ample.max_drop is not None and not failures(accuracy, ample)
+            return Verdict(accuracy, tuple(failures(accuracy, gate)), enough)
 
-        result = search.run(judge, self.seconds)
+        result = search(path, judge, self.seconds)
         return self.written(result.plan, result)
 
     def planner(self, target: Target, variant: Variant, activations: Activation = "s8") -> Planner:
@@ -162,12 +169,13 @@ class Chooser:
                 measured = self.sensitivity(kind)
                 ranges, compensation = measured.ranges(ranges), measured.compensation
             else:
-                compensation = self.weights(kind)
+                compensation = self.weights(kind, plan.quantized)
             stored |= compensation.weights
             biases |= compensation.biases
         for precision in sorted({plan.precisions[node] for node in plan.weight_only}):
-            stored |= self.weights(precision).weights
-            biases |= self.weights(precision).biases
+            compensation = self.weights(precision, plan.weight_only)
+            stored |= compensation.weights
+            biases |= compensation.biases
         return Chosen(self.graph, plan, ranges, Compensation(stored, biases), found)
 
     # ------------------------------------------------------------------ measured once
@@ -177,43 +185,68 @@ class Chooser:
         """Types whose sensitivity was measured."""
         return [kind for kind in KINDS if kind in self._sensitivities]
 
-    def sensitivity(self, kind: QuantType) -> Sensitivity:
-        """What each group costs in this type."""
-        if kind not in self._sensitivities:
-            path = self.folder / f"{kind}.npz"
-            found = cache.load(path)
-            if found is None:
-                found = sensitivity.measure(
-                    self.graph,
-                    groups(self.graph),
-                    kind,
-                    self.calibration,
-                    self.weights(kind),
-                    self.inputs.task,
-                    list(self.inputs.probes(self.graph.inputs[0], self._probe_set)),
-                    within_reach(self._macs, RUN_ON),
-                    self._saying(f"sensitivity to {kind}"),
-                )
-                cache.save(found, path)
-            self._sensitivities[kind] = found
-        return self._sensitivities[kind]
+    def sensitivity(self, kind: QuantType, planner: Planner | None = None) -> Sensitivity:
+        """What groups cost in this type.
 
-    def weights(self, precision: str) -> Compensation:
-        """Weights whose rounding errors cancel, for one precision."""
-        if precision not in self._weights:
-            self._weights[precision] = self._compensate(precision)
-        return self._weights[precision]
+        Args:
+            planner: whose groups have to be among them, as far as it may quantize them to this type; what is
+                missing is measured.
+        """
+        found = self._sensitivities.get(kind) or cache.load(self.folder / f"{kind}.npz")
+        missing = [] if planner is None else self._missing(kind, planner, found)
+        if found is None or missing:
+            later = self._measure(kind, missing, found)
+            found = later if found is None else found.joined(later)
+            if found.complete:  # what was cut short is measured again another time
+                cache.save(found, self.folder / f"{kind}.npz")
+        self._sensitivities[kind] = found
+        return found
 
-    def _compensate(self, precision: str) -> Compensation:
+    def _missing(self, kind: QuantType, planner: Planner, found: Sensitivity | None) -> list[Group]:
+        known, ranges = found.groups if found else {}, self.calibration.ranges
+        wanted = [g for g in planner.groups if kind in planner.choosable(g) and g.name not in known]
+        return [g for g in wanted if sensitivity.can_be_measured(self.graph, g, kind, ranges)]
+
+    def _measure(self, kind: QuantType, missing: Sequence[Group], found: Sensitivity | None) -> Sensitivity:
+        deadline = math.inf if self.seconds is None else time.perf_counter() + self.seconds
+        names = {name for group in missing for name in group.products}
+        return sensitivity.measure(
+            self.graph,
+            missing,
+            kind,
+            self.calibration,
+            self.weights(kind, names),
+            self.inputs.task,
+            list(self.inputs.probes(self.graph.inputs[0], self._probe_set)),
+            within_reach(self._macs, RUN_ON),
+            self._saying(f"sensitivity to {kind}"),
+            found.tried if found else None,
+            deadline,
+        )
+
+    def weights(self, precision: str, names: Collection[str]) -> Compensation:
+        """Weights of these products, and perhaps others, whose rounding errors cancel, for one precision."""
+        known = self._weights.get(precision, NO_COMPENSATION)
         bundles: dict[WeightKey, list[onnx.NodeProto]] = {}
         for node in products(self.graph):
             if self._can_be_rounded(precision, node):
                 rank = len(self.graph.initializers[node.input[1]].dims)
                 bundles.setdefault(weight_key(node, rank, precision), []).append(node)
+        missing = [
+            bundle
+            for key, bundle in bundles.items()
+            if key not in known.weights and any(node.name in names for node in bundle)
+        ]
+        found = self._compensate(precision, missing)
+        joined = Compensation({**known.weights, **found.weights}, {**known.biases, **found.biases})
+        self._weights[precision] = joined
+        return joined
+
+    def _compensate(self, precision: str, bundles: Sequence[Sequence[onnx.NodeProto]]) -> Compensation:
         stored: dict[WeightKey, StoredWeight] = {}
         biases: dict[tuple[str, str], Floats] = {}
         say = self._saying(f"weights in {precision}")
-        for portion in moments.portions(self.graph, list(bundles.values())):
+        for portion in moments.portions(self.graph, bundles):
             seen = self._moments([node for bundle in portion for node in bundle])
             for bundle in portion:
                 weight, shifts = self._rounded(bundle, precision, seen)

@@ -110,7 +110,7 @@ def gather(config: ModelConfig) -> Inputs:
     """
     task = tasks.create(config)
     try:
-        graph = _graph_sha256(config.onnx)
+        graph = graph_sha256(config.onnx)
     except OSError as e:
         raise InputError(
             f"cannot read {e.filename or config.onnx}", e.strerror or str(e), "check `onnx` in its config"
@@ -164,7 +164,7 @@ def _refuse_unlabelled(config: ModelConfig, samples: Sequence[Sample]) -> None:
         )
 
 
-def _graph_sha256(path: Path) -> str:
+def graph_sha256(path: Path) -> str:
     """Hash of an ONNX file, and of the files that hold its weights where they lie outside of it."""
     data = path.read_bytes()
     try:

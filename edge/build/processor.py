@@ -11,13 +11,14 @@ from statistics import median
 
 from edge.backends import Engine, backend
 from edge.build import layer_times
-from edge.build.choose import Chooser, Chosen
+from edge.build.choose import Chooser, Chosen, Opener
 from edge.build.verify import Run
 from edge.build.workshop import Made, Workshop
 from edge.errors import GateError, ModelError, RuntimeFault
 from edge.graph import sha256
 from edge.machine import INT8_DOT, Machine
 from edge.manifest import BuilderInfo
+from edge.precision.cost import Costs
 from edge.precision.plan import Plan, Variant
 from edge.targets import Activation, Target
 from edge.types import Array
@@ -75,10 +76,10 @@ class _Workbench:
     def gather(self) -> None:
         chooser = self.shop.chooser
         if self.variant not in ("fast", "exact"):
-            chosen = self.shop.chosen(self.target, self.variant, self._opened, self.label)
+            chosen = self.shop.chosen(self.target, self.variant, running(self.shop, self.target), self.label)
             self._add(chosen.plan.label, chosen)
             return
-        self._add("fp32", self.shop.chosen(self.target, "exact", self._opened, self.label))
+        self._add("fp32", self.shop.chosen(self.target, "exact", running(self.shop, self.target), self.label))
         if self.variant == "fast" and chooser is not None:
             for scheme in self.target.int8_activations:
                 self._add_quantized(chooser, scheme)
@@ -99,11 +100,10 @@ class _Workbench:
             self.candidates.pop().engine.close()
             self.refused.append(f"{name} left out: it takes {whole / plain:.1f}× fp32's time")
             return
-        fp32 = self.candidates[0].chosen
-        costs = layer_times.measured(
-            every.graph, planner.groups, fp32.typed(self.target), every.typed(self.target), feeds
+        costs = measured_costs(self.shop, chooser, self.target, scheme)
+        mixed = chooser.choose(
+            self.target, self.variant, running(self.shop, self.target), self.label, scheme, costs
         )
-        mixed = chooser.choose(self.target, self.variant, self._opened, self.label, scheme, costs)
         if mixed.plan.quantized and mixed.plan.precisions != every.plan.precisions:
             self._add(f"{name} in part", mixed)
 
@@ -123,15 +123,30 @@ class _Workbench:
         self.candidates.append(Candidate(name, chosen, path, engine))
         return True
 
+
+def running(shop: Workshop, target: Target) -> Opener:
+    """Runs a plan for this processor."""
+
     @contextmanager
-    def _opened(self, chosen: Chosen) -> Iterator[Run]:
-        path = self.shop.write(chosen.typed(self.target), f"{self.target.name}/search.onnx")
-        engine = backend("onnxruntime").load(path, self.shop.options)
+    def opened(chosen: Chosen) -> Iterator[Run]:
+        path = shop.write(chosen.typed(target), f"{target.name}/search.onnx")
+        engine = backend("onnxruntime").load(path, shop.options)
         try:
             yield engine.run
         finally:
             engine.close()
             path.unlink()
+
+    return opened
+
+
+def measured_costs(shop: Workshop, chooser: Chooser, target: Target, scheme: Activation) -> Costs:
+    """How long each product takes on this processor, in fp32 and in int8."""
+    planner = chooser.planner(target, "fast", scheme)
+    every, none = chooser.written(planner.plan()), chooser.planner(target, "exact").plan()
+    plain = chooser.written(none).typed(target)
+    feeds = next(iter(shop.reference)).feeds
+    return layer_times.measured(every.graph, planner.groups, plain, every.typed(target), feeds)
 
 
 def _fastest(engine: Engine, feeds: Mapping[str, Array]) -> float:

@@ -1,4 +1,4 @@
-"""The command line: `edge build | run | inspect | doctor | bench | demo`.
+"""The command line: `edge build | run | plan | inspect | report | verify | diff | doctor | bench | demo`.
 
 Each command is a module of this package with `add_arguments(parser)` and `run(args) -> exit code`. Only the
 module of the command that was typed is imported, so that `edge --help` starts at once.
@@ -19,7 +19,10 @@ from edge.errors import EXIT_DONE, EXIT_INTERRUPTED, EdgeError, RuntimeFault, Us
 COMMANDS = {
     "build": "build, check and publish the engines of a model",
     "run": "stream feeds through an engine",
+    "plan": "show which precision every part of a model would get, and why",
     "inspect": "show what an engine, the store or an ONNX graph holds",
+    "verify": "judge a published engine again, and say what changed since",
+    "diff": "show what differs between two engines",
     "doctor": "show what can be compiled and run on this machine",
     "bench": "measure an engine on this machine",
     "demo": "build the demo model, stream two feeds, draw a summary",

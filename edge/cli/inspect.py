@@ -54,6 +54,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def one_engine(what: str, root: Path) -> Entry:
+    """The engine that `what` names, by MODEL/TARGET/VARIANT or by its folder; every byte checked.
+
+    Raises:
+        UsageError: it names none, or several.
+        StoreError: it is damaged.
+    """
+    from edge.errors import UsageError
+
+    found = _entries(what, root)
+    if len(found) != 1:
+        names = ", ".join(e.manifest.address for e in found[:6])
+        raise UsageError(f"'{what}' names {len(found)} engines", f"some of them: {names}", "name one")
+    return found[0]
+
+
 def _entries(what: str, root: Path) -> list[Entry]:
     """The engines that `what` names, every byte checked where it names one.
 
@@ -163,7 +179,8 @@ def _console() -> Console:
     return Console(file=sys.stdout, highlight=False, soft_wrap=False)
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
+    """A table with a line under its header and nothing else."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -178,7 +195,7 @@ def _table(*columns: str) -> Table:
 def _facts(rows: Iterable[tuple[str, str]]) -> Table:
     from rich.markup import escape
 
-    table = _table("", "")
+    table = plain_table("", "")
     table.columns[0].style = "dim"
     for name, value in rows:
         if value:
@@ -210,7 +227,7 @@ def _shape_text(tensor: dict[str, Any]) -> str:
 
 def _print_list(entries: list[Entry], root: Path) -> None:
     console = _console()
-    table = _table("model", "target", "variant", "state", "quantized", "size", "p50", "accuracy")
+    table = plain_table("model", "target", "variant", "state", "quantized", "size", "p50", "accuracy")
     for entry in entries:
         m = entry.manifest
         table.add_row(
@@ -310,7 +327,7 @@ def _plan_summary(m: Manifest) -> Table:
     """Nodes by precision and reason, most frequent first."""
     from rich.markup import escape
 
-    table = _table("nodes", "precision", "reason")
+    table = plain_table("nodes", "precision", "reason")
     groups = Counter((entry.precision, entry.reason) for entry in m.plan)
     for (precision, reason), count in sorted(groups.items(), key=lambda item: (item[0][0], -item[1])):
         table.add_row(str(count), precision, escape(reason))
@@ -320,7 +337,7 @@ def _plan_summary(m: Manifest) -> Table:
 def _plan_table(m: Manifest) -> Table:
     from rich.markup import escape
 
-    table = _table("node", "operator", "precision", "reason")
+    table = plain_table("node", "operator", "precision", "reason")
     for entry in m.plan:
         table.add_row(escape(entry.node), entry.op, entry.precision, escape(entry.reason))
     return table

@@ -20,6 +20,7 @@ import onnx
 from edge.errors import InputError, ModelError
 from edge.precision.histogram import BINS, Histogram
 from edge.precision.ranges import Range, choose
+from edge.precision.sessions import observer
 from edge.types import Array
 
 Progress = Callable[[int, int], None]
@@ -113,28 +114,6 @@ def apart(samples: Iterable[Mapping[str, Array]]) -> Iterator[Mapping[str, Array
         count = len(next(iter(feeds.values())))
         for index in range(count):
             yield {name: value[index : index + 1] for name, value in feeds.items()}
-
-
-def observer(
-    model: onnx.ModelProto, tensors: Sequence[str]
-) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
-    """A function that runs the graph and gives the value of each of `tensors`."""
-    import onnxruntime as ort
-
-    watched = onnx.ModelProto.FromString(model.SerializeToString())
-    fed = {i.name for i in watched.graph.input} & set(tensors)
-    outputs = {o.name for o in watched.graph.output}
-    inner = [name for name in tensors if name not in fed]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner if name not in outputs)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        values = dict(zip(inner, session.run(inner, dict(feeds)), strict=True)) if inner else {}
-        return {name: feeds[name] if name in fed else values[name] for name in tensors}
-
-    return run
 
 
 def _count(histogram: Histogram, name: str, value: Array, sample: int) -> None:

@@ -27,13 +27,13 @@ from onnx import numpy_helper
 
 from edge.errors import RuntimeFault
 from edge.graph import Graph
-from edge.precision.calibrate import observer
 from edge.precision.channels import Channels, channels
 from edge.precision.compensation import NO_COMPENSATION
 from edge.precision.groups import Group, groups, is_weighted, operands, products
 from edge.precision.histogram import Histogram
 from edge.precision.local import local
 from edge.precision.ranges import choose
+from edge.precision.sessions import observer
 from edge.types import Array
 
 STRENGTHS = (0.0, 0.5, 0.75, 1.0)

@@ -19,7 +19,8 @@ from edge.precision.numerics import Floats, QuantType
 from edge.precision.plan import Plan, Step
 from edge.precision.ranges import Range
 from edge.precision.rewrite import rewrite
-from edge.precision.stages import Values, inner_nodes, open_session, outputs_of
+from edge.precision.sessions import open_session
+from edge.precision.stages import Values, inner_nodes, outputs_of
 from edge.targets import TARGETS
 from edge.types import Array
 

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edge.graph import Graph, attribute
-from edge.precision.calibrate import observer
+from edge.precision.sessions import observer
 from edge.types import Array
 
 LONGEST = 4608

@@ -1,11 +1,9 @@
 """The fastest plan that keeps its accuracy: which groups are quantized, to what.
 
-Errors of groups that are quantized together add up (the sensitivity's divergence is quadratic in them), so
-plans can be ranked without running them: from the fastest one, groups are exchanged for something finer in
-the order of what accuracy a second buys. That gives one path from the fastest plan to the finest. The search
-begins where accuracy stops being cheap, runs the plan there as a whole on held-out samples, and walks on
-until one passes the gate. The same inputs give the same plan; only a budget of seconds that runs out can
-change it.
+The search stands on the path of plans (`path.py`), runs plans as a whole on held-out samples, and walks
+towards the finest until one passes the gate. It begins with the fastest plan, which is taken if it uses
+little of what the gate allows; else it goes on where accuracy stops being cheap. The same inputs give the
+same plan; only a budget of seconds that runs out can change it.
 """
 
 from __future__ import annotations
@@ -13,52 +11,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
+from dataclasses import dataclass, field
 
 from edge.manifest import Accuracy
-from edge.precision.cost import Costs
-from edge.precision.groups import Group
-from edge.precision.plan import Choice, Plan, Planner
-from edge.precision.policy import QUANTIZED, Prefer
-from edge.precision.sensitivity import Sensitivity
+from edge.precision.path import Option, Path
+from edge.precision.plan import Choice, Plan
+from edge.precision.policy import Prefer
 
-CHEAP: Mapping[Prefer, float] = {"speed": math.inf, "balanced": 10.0, "accuracy": 10.0}
-"""Per cent of the noise that one per cent of time has to take away, for accuracy to be called cheap."""
 SHARE: Mapping[Prefer, float] = {"speed": 0.75, "balanced": 0.5, "accuracy": 0.25}
 """Part of the gate's `max_drop` that the search may use up: other samples will judge the engine."""
-OTHER_TYPE = 0.1
-"""A type that the device does not prefer counts as so much slower: fp8 keeps its range where data drift."""
 MOST_JUDGED = 8
 """Plans that are run as a whole."""
-UNKNOWN = math.inf
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
-    """One precision of a group.
+class Verdict:
+    """What a plan is like as a whole, on the search's samples.
 
     Attributes:
-        weight: seconds, as the search counts them.
-        seconds: as the cost model has them.
+        failures: what the gate objects to; empty if it passes.
+        ample: whether it uses so little of what the gate allows that nothing finer need be looked at.
     """
 
-    precision: str
-    weight: float
-    seconds: float
-    noise: float
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """An exchange of one group's precision for the next finer one worth having."""
-
-    group: str
-    option: Option
-    seconds: float
-    noise: float
-    """How much time it costs and how much noise it takes away."""
+    accuracy: Accuracy
+    failures: tuple[str, ...]
+    ample: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,225 +86,94 @@ class Found:
         return self.carrier_seconds / self.seconds if self.seconds else 1.0
 
 
-Judge = Callable[[Plan], tuple[Accuracy, Sequence[str]]]
-"""Runs a plan as a whole on the search's samples: accuracy, and what the gate objects to."""
+Judge = Callable[[Plan], Verdict]
+"""Runs a plan as a whole on the search's samples."""
 
 
-class Search:
-    """The path of plans of one planner.
+def search(path: Path, judge: Judge, seconds: float | None = None) -> Found:
+    """The first plan on the path that passes; of none that does, the best that was run.
 
     Args:
-        sensitivities: by type.
-        carrier_noise: divergence of the carrier alone; noise below it is not worth a thing.
+        seconds: after so many no further plan is judged.
     """
+    walk = _Walk(path, judge, seconds)
+    position = walk.first_that_passes()
+    passed = position is not None
+    if position is None:
+        position = max(walk.judged, key=lambda p: _score(walk.judged[p]))
+    choices = path.choices(position)
+    _, cost, noise = path.points[position]
+    others = path.costs.others
+    return Found(
+        plan=path.planner.plan(choices),
+        choices=choices,
+        seconds=cost + others,
+        carrier_seconds=path.carrier_seconds + others,
+        noise=noise,
+        carrier_noise=path.carrier_noise,
+        options=path.all_options,
+        path=[(spent + others, left) for _, spent, left in path.points],
+        judged=tuple(walk.judged.values()),
+        passed=passed,
+        note=f"the search stopped after {seconds:g} s" if walk.late else "",
+        costs=path.costs.how,
+    )
 
-    def __init__(
-        self,
-        planner: Planner,
-        sensitivities: Mapping[str, Sensitivity],
-        costs: Costs,
-        carrier_noise: float,
-        prefer: Prefer = "balanced",
-    ) -> None:
-        self.planner, self.sensitivities, self.costs = planner, sensitivities, costs
-        self.carrier_noise, self.prefer = carrier_noise, prefer
 
-    @cached_property
-    def options(self) -> dict[str, list[Option]]:
-        """By group: what is worth having, fastest first; each costs more and is finer than the one before."""
-        return {name: _hull(options) for name, options in self.all_options.items()}
+@dataclass
+class _Walk:
+    """One walk along a path, and every plan that was run on it."""
 
-    @cached_property
-    def all_options(self) -> dict[str, list[Option]]:
-        """By group: everything that the rules leave and that was measured."""
-        return {group.name: self._options(group) for group in self.planner.groups}
+    path: Path
+    judge: Judge
+    seconds: float | None
+    judged: dict[int, Judged] = field(default_factory=dict)
+    begun: float = field(default_factory=time.perf_counter)
 
-    def _options(self, group: Group) -> list[Option]:
-        choosable = self.planner.choosable(group)
-        preferred = self.planner.target.quantized[0]
-        found = []
-        for precision in choosable:
-            seconds = self.costs.group(self.planner.given(group, precision))
-            other = precision in QUANTIZED and precision != preferred and preferred in choosable
-            weight = seconds * (1 + OTHER_TYPE) if other else seconds
-            noise = self._noise(group, precision)
-            if noise < UNKNOWN or len(choosable) == 1:
-                found.append(Option(precision, weight, seconds, 0.0 if noise == UNKNOWN else noise))
-        return found or [self._finest(group, choosable)]
-
-    def _finest(self, group: Group, choosable: Sequence[str]) -> Option:
-        """Where nothing was measured: the carrier, if it may have that."""
-        carrier = self.planner.target.carrier
-        precision = carrier if carrier in choosable else choosable[-1]
-        seconds = self.costs.group(self.planner.given(group, precision))
-        return Option(precision, seconds, seconds, 0.0)
-
-    def _noise(self, group: Group, precision: str) -> float:
-        """Of the group in this precision; infinite where it was not measured."""
-        given = self.planner.given(group, precision)
-        kinds = {p for p in given.values() if p in QUANTIZED}
-        found = [self.sensitivities[k].groups.get(group.name) for k in kinds if k in self.sensitivities]
-        if len(found) < len(kinds) or any(f is None for f in found):
-            return UNKNOWN
-        return sum(f.noise for f in found if f is not None)
-
-    @cached_property
-    def moves(self) -> list[Move]:
-        """Exchanges in the order in which they pay: most noise for a second first."""
-        found = []
-        for group in self.planner.groups:
-            options = self.options[group.name]
-            for before, after in pairwise(options):
-                move = Move(group.name, after, after.weight - before.weight, before.noise - after.noise)
-                found.append(move)
-        order = {group.name: index for index, group in enumerate(self.planner.groups)}
-        return sorted(found, key=lambda m: (-m.noise / max(m.seconds, 1e-30), order[m.group]))
-
-    @cached_property
-    def path(self) -> list[tuple[float, float, float]]:
-        """Weight, seconds and noise of each plan, from the fastest to the finest."""
-        current = {name: options[0] for name, options in self.options.items()}
-        weight = sum(o.weight for o in current.values())
-        found = []
-        for move in (None, *self.moves):
-            if move is not None:
-                weight += move.option.weight - current[move.group].weight
-                current[move.group] = move.option
-            seconds = sum(o.seconds for o in current.values())
-            found.append((weight, seconds, sum(o.noise for o in current.values())))
-        return found
-
-    def knee(self) -> int:
-        """Where on the path accuracy stops being cheap: the first exchange that buys too little."""
-        least = CHEAP[self.prefer]
-        for position, move in enumerate(self.moves):
-            weight, _, noise = self.path[position]
-            total = noise + self.carrier_noise
-            if total <= 0 or move.noise / total < least * move.seconds / max(weight, 1e-30):
-                return position
-        return len(self.moves)
-
-    def choices(self, position: int) -> dict[str, Choice]:
-        """The choice of every group at a position of the path, with its reason."""
-        chosen = {name: options[0] for name, options in self.options.items()}
-        chosen |= {move.group: move.option for move in self.moves[:position]}
-        total = self.path[position][2] + self.carrier_noise
-        return {
-            name: Choice(option.precision, self._reason(name, option, total))
-            for name, option in chosen.items()
-        }
-
-    def _reason(self, group: str, option: Option, total: float) -> str:
-        measured = {k: s.groups[group] for k, s in self.sensitivities.items() if group in s.groups}
-        fastest = self.options[group][0]
-        own = measured.get(option.precision)
-        if own is not None:
-            share = option.noise / total if total else 0.0
-            text = f"{option.precision}: {_percent(share)} of the plan's noise"
-            if fastest.precision != option.precision and option.noise > 0:
-                times = fastest.noise / option.noise
-                text += f", {times:.3g} times less than in {fastest.precision}"
-            return text
-        if fastest.precision == option.precision:
-            return f"{option.precision}: nothing faster is possible"
-        added = fastest.noise / total if total else 0.0
-        sqnr = measured[fastest.precision].sqnr_db if fastest.precision in measured else None
-        told = "" if sqnr is None else f" ({sqnr:.0f} dB SQNR)"
-        return f"in {fastest.precision} it alone would add {_percent(added)} to the plan's noise{told}"
-
-    # ------------------------------------------------------------------ judging
-
-    def run(self, judge: Judge, seconds: float | None = None) -> Found:
-        """Walk from the knee towards the finest plan until one passes.
-
-        Args:
-            seconds: after so many no further plan is judged.
-        """
-        begun = time.perf_counter()
-        judged: dict[int, Judged] = {}
-
-        def passes(position: int) -> bool:
-            accuracy, failures = judge(self.planner.plan(self.choices(position)))
-            _, cost, noise = self.path[position]
-            judged[position] = Judged(position, cost, noise, accuracy, tuple(failures))
-            return not failures
-
-        def may_go_on() -> bool:
-            late = seconds is not None and time.perf_counter() - begun > seconds
-            return len(judged) < MOST_JUDGED and not late
-
-        start, last = self.knee(), len(self.path) - 1
-        best = self._first_passing(start, last, passes, may_go_on)
-        chosen = best if best is not None else max(judged, key=lambda p: _score(judged[p]))
-        late = seconds is not None and time.perf_counter() - begun > seconds
-        note = f"the search stopped after {seconds:g} s" if late else ""
-        plan_choices = self.choices(chosen)
-        _, cost, noise = self.path[chosen]
-        return Found(
-            plan=self.planner.plan(plan_choices),
-            choices=plan_choices,
-            seconds=cost + self.costs.others,
-            carrier_seconds=self._carrier_seconds() + self.costs.others,
-            noise=noise,
-            carrier_noise=self.carrier_noise,
-            options=self.all_options,
-            path=[(seconds + self.costs.others, noise) for _, seconds, noise in self.path],
-            judged=tuple(judged.values()),
-            passed=best is not None,
-            note=note,
-            costs=self.costs.how,
-        )
-
-    def _first_passing(
-        self, start: int, last: int, passes: Callable[[int], bool], may_go_on: Callable[[], bool]
-    ) -> int | None:
-        """The first position from `start` that passes, if what is finer than a plan that passes does too."""
-        if passes(start):
+    def first_that_passes(self) -> int | None:
+        """The fastest plan if it is ample, else the first from the knee on, taking it that what is finer than
+        a plan that passes does too."""
+        if self._run(0).ample:
+            return 0
+        start, last = self.path.knee(), len(self.path.points) - 1
+        if self._passes(start):
             return start
         low, step, high = start, max((last - start) // 16, 1), None
-        while high is None and low < last and may_go_on():
+        while high is None and low < last and self._may_go_on:
             position = min(low + step, last)
-            if passes(position):
+            if self._passes(position):
                 high = position
             else:
                 low, step = position, step * 4
-        while high is not None and high - low > 1 and may_go_on():
+        while high is not None and high - low > 1 and self._may_go_on:
             middle = (low + high) // 2
-            if passes(middle):
+            if self._passes(middle):
                 high = middle
             else:
                 low = middle
         return high
 
-    def _carrier_seconds(self) -> float:
-        """Of all products in the carrier, whether the rules allow it or not."""
-        carrier = self.planner.target.carrier
-        return sum(self.costs.products[name, carrier] for g in self.planner.groups for name in g.products)
+    def _passes(self, position: int) -> bool:
+        if position in self.judged:
+            return not self.judged[position].failures
+        return not self._run(position).failures
+
+    def _run(self, position: int) -> Verdict:
+        verdict = self.judge(self.path.planner.plan(self.path.choices(position)))
+        _, cost, noise = self.path.points[position]
+        self.judged[position] = Judged(position, cost, noise, verdict.accuracy, verdict.failures)
+        return verdict
+
+    @property
+    def late(self) -> bool:
+        return self.seconds is not None and time.perf_counter() - self.begun > self.seconds
+
+    @property
+    def _may_go_on(self) -> bool:
+        return len(self.judged) < MOST_JUDGED and not self.late
 
 
 def _score(judged: Judged) -> tuple[float, float]:
-    """Best first: the metric, then the noise."""
+    """Best last: the metric, then the noise."""
     this = judged.accuracy.this
     return (this if this is not None else -math.inf, -judged.noise)
-
-
-def _hull(options: Sequence[Option]) -> list[Option]:
-    """The options that are worth having at some price, fastest first: the lower convex hull."""
-    ordered = sorted(options, key=lambda o: (o.weight, o.noise))
-    kept: list[Option] = []
-    for option in ordered:
-        if kept and option.noise >= kept[-1].noise:
-            continue
-        while len(kept) > 1 and _slope(kept[-2], kept[-1]) <= _slope(kept[-1], option):
-            kept.pop()
-        kept.append(option)
-    return kept
-
-
-def _slope(before: Option, after: Option) -> float:
-    """Noise taken away for a second."""
-    return (before.noise - after.noise) / max(after.weight - before.weight, 1e-30)
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.1 else f"{share:.2g}".rstrip("0") if share == 0 else f"{share:.1%}"

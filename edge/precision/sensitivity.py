@@ -16,18 +16,21 @@ others (docs/precision.md).
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edge.graph import Graph
-from edge.precision.calibrate import Calibration, observer
+from edge.precision.calibrate import Calibration
 from edge.precision.compensation import NO_COMPENSATION, Compensation
 from edge.precision.groups import Group, is_weighted, operands
 from edge.precision.local import Local, local
 from edge.precision.numerics import Floats, QuantType
 from edge.precision.ranges import Candidate, Range, candidates
+from edge.precision.sessions import observer
 from edge.precision.stages import ERROR, Stage, Values, outputs_of, stages
 from edge.preprocess import Placement
 from edge.tasks import Sample, Task
@@ -75,6 +78,8 @@ class GroupNoise:
     local_db: float | None
     drop: float | None
     compensated: bool
+    estimated: bool = False
+    """Whether there was no time to run the network: the noise follows from the error in what it writes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +105,18 @@ class Sensitivity:
             return {n: dataclasses.replace(r, int8=chosen.get(n, r.int8)) for n, r in before.items()}
         return {n: dataclasses.replace(r, fp8=chosen.get(n, r.fp8)) for n, r in before.items()}
 
+    @property
+    def complete(self) -> bool:
+        """Whether every figure was measured."""
+        return not any(group.estimated for group in self.groups.values())
+
+    def joined(self, later: Sensitivity) -> Sensitivity:
+        """With groups that were measured later."""
+        mine, theirs = self.compensation, later.compensation
+        compensation = Compensation({**mine.weights, **theirs.weights}, {**mine.biases, **theirs.biases})
+        tried = {**self.tried, **later.tried}
+        return Sensitivity(self.kind, self.samples, {**self.groups, **later.groups}, tried, compensation)
+
 
 def measure(
     graph: Graph,
@@ -111,23 +128,29 @@ def measure(
     probes: Sequence[Probe],
     run_on: int,
     progress: Progress = lambda done, total: None,
+    tried: Mapping[str, tuple[Tried, ...]] | None = None,
+    deadline: float = math.inf,
 ) -> Sensitivity:
-    """Sensitivity of every group to being quantized to `kind`.
+    """Sensitivity of groups to being quantized to `kind`.
 
     Args:
         compensation: weights for this type; where they prove no better than rounded ones they are dropped.
         probes: in an order that depends on their content alone.
         run_on: how many of them the rest of the network is run on, for each group.
+        tried: thresholds of tensors for which they were chosen before.
+        deadline: on `time.perf_counter`; behind it the noise of groups is estimated.
     """
-    able = [g for g in groups if _can_be_quantized(graph, g, calibration.ranges)]
-    able = [g for g in able if g.kind != "skip" or kind == "int8"]
+    able = [g for g in groups if can_be_measured(graph, g, kind, calibration.ranges)]
     if not able or not probes:
-        return Sensitivity(kind, len(probes), {}, {}, compensation)
+        return Sensitivity(kind, min(len(probes), run_on), {}, tried or {}, NO_COMPENSATION)
     measurement = _Measurement(graph, able, kind, calibration, compensation, task, progress)
-    return measurement.run(probes, run_on)
+    return measurement.run(probes, run_on, tried or {}, deadline)
 
 
-def _can_be_quantized(graph: Graph, group: Group, ranges: Mapping[str, Range]) -> bool:
+def can_be_measured(graph: Graph, group: Group, kind: QuantType, ranges: Mapping[str, Range]) -> bool:
+    """Whether the group can be quantized to this type at all: its ranges are known, its weights finite."""
+    if group.kind == "skip" and kind != "int8":
+        return False
     nodes = {node.name: node for node in graph.nodes if node.name in group.products}
     for node in nodes.values():
         for name in operands(graph, node):
@@ -169,12 +192,24 @@ class _Measurement:
         self.tried: dict[str, tuple[Tried, ...]] = {}
         self.compensated: set[str] = set()
         self.found: dict[str, GroupNoise] = {}
+        self.errors: dict[str, float] = {}
+        self.late: dict[str, float] = {}
+        """Error in what a group writes: of those that were run in the network, and of those that were not."""
         self.biases: dict[tuple[str, str], Floats] = {}
 
     def _read(self, group: Group) -> list[str]:
         return list(dict.fromkeys(t for n in group.products for t in operands(self.graph, self.nodes[n])))
 
-    def run(self, probes: Sequence[Probe], run_on: int) -> Sensitivity:
+    def run(
+        self,
+        probes: Sequence[Probe],
+        run_on: int,
+        tried: Mapping[str, tuple[Tried, ...]],
+        deadline: float,
+    ) -> Sensitivity:
+        self.deadline = deadline
+        self.tried |= tried
+        self.thresholds |= {name: t[0].threshold for name, t in tried.items() if name in self.thresholds}
         heads: list[Values] = [dict(probe.feeds) for probe in probes]
         self.probes = probes[:run_on]
         whole = observer(self.graph.model, self.graph.outputs)
@@ -184,6 +219,7 @@ class _Measurement:
             self.clean.add(probe, outputs, outputs)
         for stage in self.stages:
             heads = self._measure_stage(stage, heads)
+        self._estimate()
         weights = {k: w for k, w in self.compensation.weights.items() if self._is_kept(k)}
         return Sensitivity(
             self.kind, len(self.probes), self.found, self.tried, Compensation(weights, self.biases)
@@ -200,11 +236,13 @@ class _Measurement:
         for head in heads:
             seen = {**head, **observe(head)}
             for group in stage.groups:
+                cancelling, *rounded = both[group.name]
                 for label, thresholds in trials[group.name].items():
-                    for alone in both[group.name]:
-                        alone.add(label, seen, thresholds)
+                    cancelling.add(label, seen, thresholds)
+                for alone in rounded:
+                    alone.add(ASSUMED, seen, trials[group.name][ASSUMED])
+        self._choose_thresholds(stage.groups, {g.name: both[g.name][0] for g in stage.groups})
         chosen = {g.name: self._better(g, both[g.name]) for g in stage.groups}
-        self._choose_thresholds(stage.groups, chosen)
         following: list[Values] = []
         for head in heads:
             seen = {**head, **observe(head)}
@@ -225,9 +263,9 @@ class _Measurement:
         return any(self.nodes[name].input[1] == key[0] for name in group.products)
 
     def _is_kept(self, key: tuple[str, int, str]) -> bool:
-        """Whether all groups that have these weights are better off with them."""
+        """Whether all groups here that have these weights, and there are some, are better off with them."""
         groups = [g for g in self.groups if self._is_of(g, key)]
-        return all(g.name in self.compensated for g in groups)
+        return bool(groups) and all(g.name in self.compensated for g in groups)
 
     def _trials(self, group: Group) -> dict[str, Mapping[str, float]]:
         """Thresholds by label: those assumed so far, and each candidate of each tensor not yet decided."""
@@ -245,15 +283,15 @@ class _Measurement:
             self.compensated.add(group.name)
         return both[0] if cancelling else both[-1]
 
-    def _choose_thresholds(self, groups: Sequence[Group], chosen: Mapping[str, Local]) -> None:
+    def _choose_thresholds(self, groups: Sequence[Group], alone: Mapping[str, Local]) -> None:
         """For each tensor the candidate with the least error in what is written by those who read it here."""
         for tensor in dict.fromkeys(t for g in groups for t in self.tensors[g.name]):
             if tensor in self.tried:
                 continue
-            readers = [chosen[g.name] for g in groups if tensor in self.tensors[g.name]]
+            readers = [alone[g.name] for g in groups if tensor in self.tensors[g.name]]
             found = []
             for c in self.candidates[tensor]:
-                errors = [max(alone.error(_label(tensor, c)), 1e-30) for alone in readers]
+                errors = [max(local.error(_label(tensor, c)), 1e-30) for local in readers]
                 found.append(Tried(c.method, c.threshold, float(np.exp(np.mean(np.log(errors))))))
             self.tried[tensor] = tuple(sorted(found, key=lambda t: (t.error, -t.threshold)))
             self.thresholds[tensor] = self.tried[tensor][0].threshold
@@ -262,8 +300,13 @@ class _Measurement:
         self, stage: Stage, heads: list[Values], observe: Run, chosen: Mapping[str, Local]
     ) -> None:
         """Add what is left of each group's error to what it writes, and run the rest of the network."""
-        rest = stage.rest([t for g in stage.groups for t in self.written[g.name]])
         results = {g.name: _Result(self.task) for g in stage.groups}
+        for name in results:
+            self.biases |= chosen[name].biases(FINAL)
+        if time.perf_counter() > self.deadline:
+            self.late |= {name: chosen[name].error(FINAL) for name in results}
+            return
+        rest = stage.rest([t for g in stage.groups for t in self.written[g.name]])
         for probe, head, outputs in zip(self.probes, heads, self.outputs, strict=False):
             seen = {**head, **observe(head)}
             reference = {**outputs, **rest(head)}
@@ -273,12 +316,27 @@ class _Measurement:
                 result.add(probe, reference, {**outputs, **disturbed})
         for name, result in results.items():
             compensated = name in self.compensated
-            self.found[name] = result.sum_up(self.clean, chosen[name].error(FINAL), compensated)
-            self.biases |= chosen[name].biases(FINAL)
+            self.errors[name] = chosen[name].error(FINAL)
+            self.found[name] = result.sum_up(self.clean, self.errors[name], compensated)
         self.progress(len(self.found), len(self.groups))
+
+    def _estimate(self) -> None:
+        """Figures for groups that there was no time for, as if their errors went as far as the others'."""
+        ratios = [self.found[name].noise / error for name, error in self.errors.items() if error > 0]
+        typical = float(np.median(ratios)) if ratios else 1.0
+        for name, error in self.late.items():
+            compensated = name in self.compensated
+            self.found[name] = GroupNoise(
+                typical * error, None, _db(error), None, compensated, estimated=True
+            )
 
 
 ASSUMED, FINAL = "assumed", "final"
+
+
+def _db(error: float) -> float | None:
+    """Relative squared error as a signal-to-noise ratio."""
+    return None if error <= 0 else float(-10 * np.log10(error))
 
 
 def _label(tensor: str, candidate: Candidate) -> str:
@@ -313,6 +371,5 @@ class _Result:
 
     def sum_up(self, clean: _Result, local_error: float, compensated: bool) -> GroupNoise:
         sqnr = float(10 * np.log10(self.signal / self.error)) if self.error and self.signal else None
-        local = None if local_error <= 0 else float(-10 * np.log10(local_error))
         drop = clean.scorer.value() - self.scorer.value() if self.labelled else None
-        return GroupNoise(self.noise, sqnr, local, drop, compensated)
+        return GroupNoise(self.noise, sqnr, _db(local_error), drop, compensated)

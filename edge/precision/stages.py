@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,30 +17,12 @@ from onnx import helper
 
 from edge.graph import Graph, captured, part
 from edge.precision.groups import Group
+from edge.precision.sessions import open_session
 from edge.types import Array
 
 Values = Mapping[str, Array]
 ERROR = "/error"
 """Name of what is added to a tensor: `<tensor>/error`."""
-
-
-def open_session(model: onnx.ModelProto, plain: bool = False, threads: int = 0) -> Any:
-    """An ONNX Runtime session on the processor, whose threads sleep when it does not run: there are many.
-
-    Args:
-        plain: without optimizations that change fp8 (see `edge.backends.onnxruntime`).
-        threads: 0 for as many as there are cores.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if plain:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 @dataclass

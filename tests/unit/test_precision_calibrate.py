@@ -14,15 +14,11 @@ from numpy.typing import NDArray
 from edge.errors import InputError, ModelError
 from edge.precision import calibrate as module
 from edge.precision import numerics
-from edge.precision.calibrate import (
-    Calibration,
-    calibrate,
-    fingerprint,
-    observer,
-)
+from edge.precision.calibrate import Calibration, calibrate, fingerprint
 from edge.precision.histogram import BINS, Histogram
 from edge.precision.placement import observed_tensors
 from edge.precision.ranges import affine, choose
+from edge.precision.sessions import observer
 
 number = st.floats(-(2.0**60), 2.0**60, width=32).map(lambda v: v if abs(v) > 2.0**-50 else 0.0)
 """Ratios below 2^110: scaled to the larger, the smaller does not underflow."""

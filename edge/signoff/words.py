@@ -1,0 +1,325 @@
+"""Numbers and verdicts in plain words, for somebody who signs and does not know quantization."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from edge.signoff.data import COSINE, Check, Dossier, Engine, Group
+from edge.targets import TARGETS
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A task's figure of accuracy.
+
+    Attributes:
+        unit: behind a difference: " points", " dB" or nothing.
+        digits: behind the point.
+        meaning: half a sentence.
+    """
+
+    name: str
+    unit: str
+    digits: int
+    meaning: str
+
+
+METRICS: Mapping[str, Metric] = {
+    "top1": Metric(
+        "top-1", " points", 2, "per cent of the pictures whose most likely class is the right one"
+    ),
+    "ap": Metric("AP", " points", 2, "how well objects are found and outlined, from 0 to 100"),
+    "f1": Metric("F1", "", 4, "what is found balanced against what is found wrongly, from 0 to 1"),
+    "psnr_y": Metric("PSNR", " dB", 2, "how close a picture comes to the true one, in decibels"),
+    COSINE: Metric(
+        "cosine", "", 5, "how alike raw outputs are, 1 for alike: there are no labels to score with"
+    ),
+}
+
+TASKS: Mapping[str, str] = {
+    "classify": "classification: names what a picture shows",
+    "detect": "detection: finds things and draws boxes around them",
+    "segment": "segmentation: marks the area of a picture that shows something",
+    "image": "image-to-image: makes a better picture of a picture",
+}
+
+STATES: Mapping[str, str] = {
+    "verified": "it ran on its device",
+    "simulated": "compiled, not run on its device",
+    "bundle": "not compiled yet",
+}
+
+GLOSSARY: tuple[tuple[str, str], ...] = (
+    (
+        "MAC",
+        "Multiply–accumulate, a multiplication and an addition: the unit of a network's work. "
+        "“80 % in int8” means that 80 % of all MACs multiply 8-bit integers.",
+    ),
+    (
+        "int8",
+        "Numbers in 8 bits, as whole steps between −128 and 127. Small and fast; a value between two steps "
+        "is rounded, one beyond the range is clipped.",
+    ),
+    (
+        "fp8",
+        "Numbers in 8 bits with a floating point (E4M3): fine steps near zero, coarse ones far from it. "
+        "It copes better than int8 with values of very different size.",
+    ),
+    (
+        "w8a16, w4a16",
+        "Only the stored weights are shortened, to 8 or 4 bits; the arithmetic stays in the carrier. "
+        "The file gets smaller, and next to nothing is lost.",
+    ),
+    (
+        "carrier",
+        "The floating-point type of everything that is not quantized: bf16 or fp16 on a GPU, fp32 on a "
+        "processor. What is too sensitive for 8 bits is left in it.",
+    ),
+    (
+        "calibration",
+        "Running typical pictures through the network to see how large its values get. That decides which "
+        "number an 8-bit step stands for.",
+    ),
+    (
+        "held-out",
+        "Pictures that neither calibration nor the search for a plan ever saw. Only they judge an engine, as "
+        "a fresh examination judges better than the exercises.",
+    ),
+    (
+        "gate",
+        "The limits an engine has to keep before it is published: how much the accuracy may fall, and how "
+        "alike its outputs have to be to the original's.",
+    ),
+    (
+        "cosine",
+        "Whether two outputs point the same way: 1 for outputs that are alike up to their size, "
+        "0 for outputs that have nothing in common.",
+    ),
+    (
+        "SQNR",
+        "Signal-to-quantization-noise ratio, in decibels: how much stronger the right output is than the "
+        "error in it. Every 10 dB more is ten times less error power.",
+    ),
+    (
+        "divergence",
+        "How far an engine's result for a picture lies from the original's, as the task sees it: 0 for the "
+        "same result. It notices changes long before an accuracy figure moves.",
+    ),
+    (
+        "noise of a group",
+        "The divergence that comes from quantizing this part of the network alone. Noise of several parts "
+        "roughly adds up; that is how plans are compared without running all of them.",
+    ),
+    (
+        "verified, simulated, bundle",
+        "Verified: the engine ran on its device and was judged there. Simulated: the compiler for the device "
+        "took it, and a processor that imitates the device's number formats judged it. Bundle: it still has "
+        "to be compiled on its device; a processor judged it in the same way.",
+    ),
+)
+
+
+def metric_of(engines: Iterable[Engine]) -> Metric:
+    """The metric that these engines are judged by."""
+    name = next((e.accuracy.metric for e in engines if e.accuracy and e.accuracy.metric), "")
+    return METRICS.get(name) or Metric(name or "accuracy", "", 4, "the task's own figure of accuracy")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """With so many digits behind the point and a real minus; "–" where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    shown = f"{value:.{digits}f}"
+    return shown.lstrip("-") if float(shown) == 0 else shown.replace("-", "−")
+
+
+def rounded(value: float | None, digits: int = 3) -> str:
+    """To so many digits in all, without exponents where these can be avoided."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value and not 1e-4 <= abs(value) < 1e6:
+        mantissa, exponent = f"{value:.{max(digits - 2, 0)}e}".split("e")
+        return f"{mantissa}·10{str(int(exponent)).translate(_RAISED)}".replace("-", "−")
+    return f"{value:.{digits}g}".replace("-", "−")
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def percent(share: float) -> str:
+    """ "94 %", "0.31 %", "0 %": two digits at least where it is small."""
+    value = 100 * share
+    if value == 0 or value >= 10:
+        return f"{value:.0f} %"
+    return f"{value:.1f} %" if value >= 1 else f"{value:.2g} %" if value >= 0.001 else "below 0.001 %"
+
+
+def clock(seconds: float) -> str:
+    """ "168 µs", "2.31 ms"."""
+    for size, unit in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal megabytes."""
+    return f"{count / 1e6:.1f} MB" if count < 1e8 else f"{count / 1e6:.0f} MB"
+
+
+def times(factor: float) -> str:
+    """ "1.4×"."""
+    return f"{factor:.2g}×" if factor < 9.95 else f"{factor:.0f}×"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """ "1 engine", "8 engines"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """ "a, b and c"; of many the first ones and how many more there are."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), *names[-1:]])
+
+
+def devices(engine: Engine) -> str:
+    """Examples of what it is for: "L4, L40S, RTX 4090, RTX 6000 Ada"."""
+    row = TARGETS.get(engine.manifest.target)
+    if row is not None:
+        return ", ".join(row.devices)
+    capability = engine.manifest.compute_capability
+    return f"compute capability {capability}" if capability else "a processor"
+
+
+def verdict(engine: Engine) -> str:
+    """One sentence that needs no knowledge."""
+    accuracy, metric = engine.accuracy, metric_of([engine])
+    if accuracy is None:
+        return "was not judged: there are no figures of its accuracy."
+    told = _fails(engine) if engine.passes is False else "passes its gate"
+    if accuracy.this is None or accuracy.fp32 is None:
+        return f"{told}; its accuracy could not be scored."
+    here, before = (number(value, metric.digits) for value in (accuracy.this, accuracy.fp32))
+    if accuracy.metric == COSINE:
+        return f"{told}: its outputs agree with the original's to a cosine of {here} (1 would be the same)."
+    drop = engine.drop or 0.0
+    change = f"a loss of {number(drop, metric.digits)}{metric.unit}"
+    if drop <= 0:
+        change = "nothing is lost"
+    elif float(number(drop, metric.digits)) == 0:
+        change = "the loss does not show in these digits"
+    return f"{told}: {metric.name} {here} where the original has {before}, {change}{_allowed(engine)}."
+
+
+def _allowed(engine: Engine) -> str:
+    limit = next((c.limit for c in engine.checks if c.what == "drop"), None)
+    return "" if limit is None else f" ({limit:g} may be lost)"
+
+
+def _fails(engine: Engine) -> str:
+    names = {"drop": "accuracy falls too far", "cosine": "cosine is too low", "sqnr": "SQNR is too low"}
+    return f"FAILS its gate ({', '.join(names[c.what] for c in engine.checks if not c.met)})"
+
+
+def overall(dossier: Dossier) -> str:
+    """The verdict over all engines."""
+    judged = [e for e in dossier.engines if e.passes is not None]
+    failed = [e.label for e in judged if e.passes is False]
+    missing = [e.label for e in dossier.engines if e.passes is None]
+    if not judged:
+        text = "No engine has been judged."
+    elif failed:
+        text = f"{len(judged) - len(failed)} of {counted(len(judged), 'engine')} pass their gate; "
+        text += f"{listed(failed)} {'does' if len(failed) == 1 else 'do'} not."
+    else:
+        text = (
+            f"All {len(judged)} engines pass their gate."
+            if len(judged) > 1
+            else "The engine passes its gate."
+        )
+    if judged and missing:
+        text += f" {listed(missing)} {'was' if len(missing) == 1 else 'were'} not judged."
+    if dossier.refused:
+        text += f" Not published: {listed([r.label for r in dossier.refused])}."
+    return text
+
+
+def worst_drop(dossier: Dossier) -> Engine | None:
+    """The engine that loses most."""
+    able = [e for e in dossier.engines if e.drop is not None]
+    return max(able, key=lambda e: e.drop or 0.0, default=None)
+
+
+def loss(engine: Engine) -> str:
+    """What an engine loses, as a figure: "0.65 points AP"."""
+    metric = metric_of([engine])
+    drop = engine.drop
+    if drop is None:
+        return "–"
+    if metric.name == "cosine":
+        return f"cosine {number(1 - drop, metric.digits)}"
+    shown = number(max(drop, 0.0), metric.digits)
+    return (
+        f"{shown}{metric.unit} {metric.name}" if metric.unit.strip() != "dB" else f"{shown} dB {metric.name}"
+    )
+
+
+def check_line(check: Check, metric: Metric) -> str:
+    """A limit and what was found: "drop 0.65 ≤ 1"."""
+    if check.what == "drop":
+        found = number(check.found, metric.digits) if check.found is not None else "no figure"
+        sign, name = "≤", f"{metric.name} drop"
+        exceeded = ">"
+    else:
+        digits = 5 if check.what == "cosine" else 1
+        found = number(check.found, digits) if check.found is not None else "–"
+        sign, name = "≥", {"cosine": "cosine", "sqnr": "SQNR"}[check.what]
+        exceeded = "<"
+    unit = " dB" if check.what == "sqnr" and check.found is not None else ""
+    if check.what == "sqnr" and check.found is None:
+        return "SQNR: no error at all" if check.met else "SQNR: no figure"
+    if check.limit is None:
+        return f"{name} {found}{unit}, no limit"
+    return f"{name} {found}{unit} {sign if check.met else exceeded} {check.limit:g}{unit}"
+
+
+def scatter(metric: str, fp32: float, samples: int) -> float | None:
+    """Largest standard error of a difference between two engines, in the metric's unit.
+
+    Only for a share of right answers: each differs by −1, 0 or 1 a sample, and where both are right
+    more often together than by chance, as engines of one network are, the variance is at most p(1−p)/N for
+    either.
+    """
+    if metric != "top1" or samples < 1 or not 0 <= fp32 <= 100:
+        return None
+    p = fp32 / 100
+    return 100 * math.sqrt(2 * p * (1 - p) / samples)
+
+
+def summed_up(reasons: Sequence[str]) -> str:
+    """Reasons that differ in their numbers only, as one: "K = 3" and "K = 7" → "K = 3–7"."""
+    parts = [_NUMBER.split(reason) for reason in reasons]
+    found = [_NUMBER.findall(reason) for reason in reasons]
+    text = parts[0][0]
+    for index, values in enumerate(zip(*found, strict=True)):
+        ordered = sorted(set(values), key=float)
+        text += ordered[0] if len(ordered) == 1 else f"{ordered[0]}–{ordered[-1]}"
+        text += parts[0][index + 1]
+    return text
+
+
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?(?!\w)")
+
+
+def by_reason(groups: Iterable[Group]) -> list[tuple[str, list[Group]]]:
+    """Groups by the reason for their precision, most work first; numbers within a reason may differ."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(_NUMBER.sub("#", group.reason), []).append(group)
+    ordered = sorted(found.values(), key=lambda g: (-sum(x.macs for x in g), -len(g)))
+    return [(summed_up([g.reason for g in some]), some) for some in ordered]
