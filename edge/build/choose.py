@@ -277,6 +277,8 @@ class Chooser:
         value = self.graph.constant(node.input[1]) if is_weighted(self.graph, node) else None
         if value is None or not np.isfinite(value).all():
             return False
+        if node.op_type != "Conv" and value.ndim != 2:
+            return False  # a stack of matrices, each of which meets inputs of its own
         if precision == "w4a16" and (node.op_type == "Conv" or not block_size(node, value.shape)):
             return False
         seen = self.calibration.ranges.get(node.input[0])

@@ -128,12 +128,13 @@ def block_scales(w: Array, axis: int, block: int, kind: WeightType) -> Floats:
 
 
 def storable_scale(scale: Scale, stored_as: Carrier) -> Floats:
-    """`scale` as a value that `stored_as` holds exactly, as float32.
+    """`scale` as a value that `stored_as` holds exactly, as float32; `TINIEST` or more.
 
     bf16 targets carry scales as bf16. T4 has none: its scales are bf16-exact values too, so that one table of
     scales serves both, carried as fp16 or, where fp16 would lose them, as fp32 (see `fits_fp16`).
     """
-    return np.asarray(scale, np.float32) if stored_as == "fp32" else round_bf16(scale)
+    exact = np.asarray(scale, np.float32) if stored_as == "fp32" else round_bf16(scale)
+    return np.asarray(np.maximum(exact, np.float32(TINIEST)), np.float32)
 
 
 def fits_fp16(scale: Scale) -> bool:

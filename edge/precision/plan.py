@@ -220,6 +220,8 @@ class Planner:
         weights = self.graph.constant(node.input[1])
         if weights is None or not np.isfinite(weights).all():
             return dict.fromkeys(QUANTIZED + WEIGHT_ONLY, "its weights hold NaN or infinity")
+        if weights.ndim < 2:
+            reasons["w8a16"] = "a single column of weights is too small to gain"
         if node.op_type != "Conv" and block_size(node, weights.shape) == 0:
             depth = weights.shape[depth_axis(node, weights.ndim)]
             reasons["w4a16"] = f"its rows of {depth} weights do not divide into blocks of {BLOCKS[-1]}"

@@ -87,7 +87,7 @@ def compensate(
     """Weights whose rounding errors cancel.
 
     Args:
-        value: the weights, float32.
+        value: the weights, float32, of a convolution or of a single matrix.
         has_bias: whether the mean of the output can be restored (`mean_shift`); without that the errors have
             to cancel in it, too.
     """
