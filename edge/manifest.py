@@ -131,6 +131,9 @@ class Manifest(Record):
         default=None, description="expected over everything in the carrier, by the search's costs"
     )
     lint: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = Field(
+        default=(), description="what is wrong with the data that it was made from, a sentence each"
+    )
     files: dict[str, str] = Field(default_factory=dict, description="file name → sha256, set by publish")
     size_bytes: int = Field(default=0, description="all files together, set by publish")
     build_seconds: float = 0.0

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edge import graph
 from edge.backends import Engine, EngineOptions, backend
-from edge.build import evidence, profiles
+from edge.build import evidence, profiles, samples_check
 from edge.build.carried import carried, finish_carried, unchanged, verified
 from edge.build.choose import RUN_ON, SEARCHED, Chooser, within_reach
 from edge.build.gpu import make_for_gpu
@@ -195,6 +195,7 @@ def open_workshop(
         reporter.step,
         peak_rss(),
         shapes,
+        samples_check.warnings(inputs) if quantized else (),
     )
 
 
@@ -273,6 +274,7 @@ def _calibrated(inputs: Inputs, index: graph.Graph, cache: Path, reporter: Repor
             len(inputs.calibration),
             digest,
             lambda done, total: reporter.step("calibrate", done, total),
+            [f"picture {sample.path.name}" for sample in inputs.calibration],
         )
         found.save(cache / "ranges.npz")
     return found
@@ -295,7 +297,14 @@ def _make(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Machi
         evidence.save(evidence.gather(entry.manifest, made.chosen, made.samples, shop.chooser), store.root)
         return entry
 
-    return attempted(job.identity(inputs.config.name), make)
+    return dataclasses.replace(
+        attempted(job.identity(inputs.config.name), make), warnings=_warnings(job, shop)
+    )
+
+
+def _warnings(job: Job, shop: Workshop) -> tuple[str, ...]:
+    """What is wrong with the calibration pictures matters to quantized engines alone."""
+    return () if job.variant == "exact" else shop.warnings
 
 
 def _manifest(
@@ -332,6 +341,7 @@ def _manifest(
         mac_shares=made.plan.mac_shares,
         speed_up=made.chosen.found.speed_up if made.chosen and made.chosen.found else None,
         lint=made.lint,
+        warnings=_warnings(job, shop),
         build_seconds=seconds,
         peak_rss_bytes=peak,
         machine=machine.label,

@@ -34,6 +34,7 @@ class Row:
         cached: nothing had changed, the published engine was kept.
         path: the engine's folder; None if it failed.
         latency: measured on its device; None where it did not run on one.
+        warnings: what is wrong with the data it was made from.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Row:
     cached: bool = False
     error: EdgeError | None = None
     latency: Latency | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -74,6 +76,7 @@ class Row:
             "path": None if self.path is None else str(self.path),
             "reason": self.reason,
             "cached": self.cached,
+            "warnings": list(self.warnings),
         }
 
 
@@ -107,6 +110,7 @@ def row_of(entry: Entry, cached: bool = False) -> Row:
         reason=m.reason,
         cached=cached,
         latency=m.latency,
+        warnings=m.warnings,
     )
 
 

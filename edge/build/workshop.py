@@ -79,6 +79,8 @@ class Workshop:
     preparation_peak_rss: int
     shapes: Profile | None = None
     """Of the picture input, where engines take more than one picture of one size."""
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the calibration pictures."""
     judged: dict[str, Accuracy] = field(default_factory=dict)
     """Accuracy by hash of the graph that was run: targets with the same plan share one evaluation."""
     looked_at: dict[str, Samples] = field(default_factory=dict)

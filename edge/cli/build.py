@@ -195,6 +195,8 @@ def _print(rows: list[Row], where: str | None) -> None:
         print(text)
     else:
         Console(width=None if sys.stdout.isatty() else 160).print(table(rows))
+    for warning in dict.fromkeys(text for row in rows for text in row.warnings):
+        print(f"warning: {warning}", file=sys.stderr)
     for row in rows:
         if row.error is not None:
             print(f"{row.label} failed: {row.error}", file=sys.stderr)

@@ -247,6 +247,8 @@ def _print_engine(entry: Entry, plan: bool) -> None:
     console.print(_plan_table(m) if plan else _plan_summary(m))
     if not plan and m.plan:
         console.print("\n--plan shows every node", style="dim")
+    for warning in m.warnings:
+        console.print(f"warning: {warning}", markup=False)
     for finding in m.lint:
         console.print(f"lint: {finding}", markup=False)
 

@@ -88,8 +88,12 @@ def calibrate(
     total: int,
     sha256: str,
     progress: Progress = lambda done, total: None,
+    names: Sequence[str] = (),
 ) -> Calibration:
     """Run the fp32 graph on every sample and choose a range for each of `tensors`.
+
+    Args:
+        names: of the samples, for errors; else they are numbered.
 
     Raises:
         InputError: there is no sample.
@@ -100,7 +104,7 @@ def calibrate(
     done = 0
     for feeds in apart(samples):
         for name, value in run(feeds).items():
-            _count(histograms[name], name, value, done)
+            _count(histograms[name], name, value, names[done] if names else f"sample {done}")
         done += 1
         progress(done, total)
     if not done:
@@ -116,12 +120,12 @@ def apart(samples: Iterable[Mapping[str, Array]]) -> Iterator[Mapping[str, Array
             yield {name: value[index : index + 1] for name, value in feeds.items()}
 
 
-def _count(histogram: Histogram, name: str, value: Array, sample: int) -> None:
+def _count(histogram: Histogram, name: str, value: Array, sample: str) -> None:
     try:
         histogram.add(value)
     except FloatingPointError as e:
         raise ModelError(
-            f"tensor '{name}' holds NaN or infinity for calibration sample {sample}",
+            f"tensor '{name}' holds NaN or infinity for calibration {sample}",
             "the fp32 model itself gives it, so no range can be measured",
             "check the model and the preprocessing under [input] (scale, mean, std)",
         ) from e

@@ -123,7 +123,7 @@ class TestGraph:
     def test_it_gives_nan(self, bad: Bad) -> None:
         bad.graph_is(graphs.logarithm())
         assert bad.from_config() == 4
-        bad.said("tensor 'log.out' holds NaN or infinity for calibration sample 0")
+        bad.said("tensor 'log.out' holds NaN or infinity for calibration picture 000")
 
     @pytest.mark.parametrize("words", [(), ("--variants", "exact")])
     def test_it_gives_nan_in_its_last_layer(self, bad: Bad, words: tuple[str, ...]) -> None:
