@@ -98,9 +98,9 @@ def search(path: Path, judge: Judge, seconds: float | None = None) -> Found:
     """
     walk = _Walk(path, judge, seconds)
     position = walk.first_that_passes()
-    passed = position is not None
     if position is None:
         position = max(walk.judged, key=lambda p: _score(walk.judged[p]))
+    passed = not walk.judged[position].failures
     choices = path.choices(position)
     _, cost, noise = path.points[position]
     others = path.costs.others
@@ -115,7 +115,7 @@ def search(path: Path, judge: Judge, seconds: float | None = None) -> Found:
         path=[(spent + others, left) for _, spent, left in path.points],
         judged=tuple(walk.judged.values()),
         passed=passed,
-        note=f"the search stopped after {seconds:g} s" if walk.late else "",
+        note=f"the search stopped after {seconds:g} s" if walk.stopped else "",
         costs=path.costs.how,
     )
 
@@ -129,6 +129,8 @@ class _Walk:
     seconds: float | None
     judged: dict[int, Judged] = field(default_factory=dict)
     begun: float = field(default_factory=time.perf_counter)
+    stopped: bool = False
+    """Whether time ran out with plans left to run."""
 
     def first_that_passes(self) -> int | None:
         """The fastest plan if it is ample, else the first from the knee on, taking it that what is finer than
@@ -139,13 +141,13 @@ class _Walk:
         if self._passes(start):
             return start
         low, step, high = start, max((last - start) // 16, 1), None
-        while high is None and low < last and self._may_go_on:
+        while high is None and low < last and self._may_go_on():
             position = min(low + step, last)
             if self._passes(position):
                 high = position
             else:
                 low, step = position, step * 4
-        while high is not None and high - low > 1 and self._may_go_on:
+        while high is not None and high - low > 1 and self._may_go_on():
             middle = (low + high) // 2
             if self._passes(middle):
                 high = middle
@@ -164,16 +166,13 @@ class _Walk:
         self.judged[position] = Judged(position, cost, noise, verdict.accuracy, verdict.failures)
         return verdict
 
-    @property
-    def late(self) -> bool:
-        return self.seconds is not None and time.perf_counter() - self.begun > self.seconds
-
-    @property
     def _may_go_on(self) -> bool:
-        return len(self.judged) < MOST_JUDGED and not self.late
+        late = self.seconds is not None and time.perf_counter() - self.begun > self.seconds
+        self.stopped = self.stopped or late
+        return len(self.judged) < MOST_JUDGED and not late
 
 
-def _score(judged: Judged) -> tuple[float, float]:
-    """Best last: the metric, then the noise."""
+def _score(judged: Judged) -> tuple[bool, float, float]:
+    """Best last: whether it passes (metrics jump), the metric, then the noise."""
     this = judged.accuracy.this
-    return (this if this is not None else -math.inf, -judged.noise)
+    return (not judged.failures, this if this is not None else -math.inf, -judged.noise)
