@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import uuid
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edge.precision import kept
 from edge.precision.compensation import Compensation, StoredWeight
 from edge.precision.numerics import NUMPY
 from edge.precision.sensitivity import GroupNoise, Sensitivity, Tried
@@ -41,10 +39,7 @@ def save(found: Sensitivity, path: Path) -> None:
         "weights": weights,
         "biases": biases,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
-    np.savez_compressed(temporary, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
+    kept.save(path, {"about": np.array(json.dumps(about)), **arrays})
 
 
 def load(path: Path) -> Sensitivity | None:
@@ -55,7 +50,7 @@ def load(path: Path) -> Sensitivity | None:
             if about["version"] != VERSION:
                 return None
             return _read(about, stored)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, IndexError, zipfile.BadZipFile, zlib.error):
+    except kept.DAMAGED:
         return None
 
 

@@ -7,9 +7,6 @@ and on nothing else.
 from __future__ import annotations
 
 import hashlib
-import uuid
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ import numpy as np
 import onnx
 
 from edge.errors import InputError, ModelError
+from edge.precision import kept
 from edge.precision.histogram import BINS, Histogram
 from edge.precision.ranges import Range, choose
 from edge.precision.sessions import observer
@@ -38,18 +36,15 @@ class Calibration:
     def save(self, path: Path) -> None:
         names = np.array(list(self.histograms))
         seen = list(self.histograms.values())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
-        np.savez_compressed(
-            temporary,
-            sha256=self.sha256,
-            samples=self.samples,
-            names=names,
-            exponents=np.array([h.exponent for h in seen], np.int64),
-            extremes=np.array([(h.low, h.high) for h in seen], np.float64).reshape(-1, 2),
-            counts=np.array([h.counts for h in seen], np.int64).reshape(-1, 2 * BINS),
-        )
-        temporary.replace(path)
+        numbers = {
+            "sha256": np.array(self.sha256),
+            "samples": np.array(self.samples),
+            "names": names,
+            "exponents": np.array([h.exponent for h in seen], np.int64),
+            "extremes": np.array([(h.low, h.high) for h in seen], np.float64).reshape(-1, 2),
+            "counts": np.array([h.counts for h in seen], np.int64).reshape(-1, 2 * BINS),
+        }
+        kept.save(path, numbers)
 
     @classmethod
     def load(cls, path: Path, sha256: str) -> Calibration | None:
@@ -67,7 +62,7 @@ class Calibration:
                     for index, (name, exponent, (low, high)) in enumerate(rows)
                 }
                 return cls.of(sha256, int(stored["samples"]), histograms)
-        except (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile, zlib.error):
+        except kept.DAMAGED:
             return None  # absent, of another version, or broken off
 
     @classmethod

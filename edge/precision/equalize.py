@@ -13,9 +13,6 @@ were not chosen on have to give the same results.
 from __future__ import annotations
 
 import math
-import uuid
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +24,7 @@ from onnx import numpy_helper
 
 from edge.errors import RuntimeFault
 from edge.graph import Graph
+from edge.precision import kept
 from edge.precision.channels import Channels, channels
 from edge.precision.compensation import NO_COMPENSATION
 from edge.precision.groups import Group, groups, is_weighted, operands, products
@@ -117,13 +115,8 @@ def equalize(
 
 def save(found: Equalized, path: Path) -> None:
     """Keep the factors, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
-    names, strengths = list(found.strengths), list(found.strengths.values())
-    np.savez_compressed(
-        temporary, factors=found.factors, names=np.array(names), strengths=np.array(strengths)
-    )
-    temporary.replace(path)
+    names, strengths = np.array(list(found.strengths)), np.array(list(found.strengths.values()))
+    kept.save(path, {"factors": found.factors, "names": names, "strengths": strengths})
 
 
 def load(path: Path, graph: Graph) -> Equalized | None:
@@ -132,7 +125,7 @@ def load(path: Path, graph: Graph) -> Equalized | None:
         with path.open("rb") as file, np.load(file) as stored:
             factors = np.asarray(stored["factors"], np.float64)
             strengths = dict(zip(stored["names"].tolist(), stored["strengths"].tolist(), strict=True))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except kept.DAMAGED:
         return None
     if not strengths:
         return unchanged(graph)
