@@ -92,6 +92,7 @@ def gather(
         "target": manifest.target,
         "variant": manifest.variant,
         "key": manifest.key,
+        "recipe": manifest.recipe,
         "groups": [],
         "search": None,
         "tensors": [],
@@ -125,14 +126,16 @@ def save(evidence: Evidence, root: Path) -> None:
 
 
 def load(manifest: Manifest, root: Path) -> dict[str, Any] | None:
-    """What was kept of this very engine; None where there is nothing."""
+    """What was kept of this very engine, or of the graph its device finished it from; None if nothing was."""
     path = root / manifest.model / FOLDER / manifest.target / f"{manifest.variant}.json"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    same = isinstance(about, dict) and (about.get("schema"), about.get("key")) == (SCHEMA, manifest.key)
-    return about if same else None
+    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+        return None
+    finished = bool(manifest.recipe) and about.get("recipe") == manifest.recipe
+    return about if finished or about.get("key") == manifest.key else None
 
 
 def forget(model: str, root: Path) -> None:

@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "stream feeds through an engine",
     "plan": "show which precision every part of a model would get, and why",
     "inspect": "show what an engine, the store or an ONNX graph holds",
+    "report": "write what a model's engines are like, as a page to sign and a picture",
     "verify": "judge a published engine again, and say what changed since",
     "diff": "show what differs between two engines",
     "doctor": "show what can be compiled and run on this machine",

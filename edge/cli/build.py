@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from edge.build.rows import Row
     from edge.config import ModelConfig
     from edge.precision.plan import Variant
+
+log = logging.getLogger(__name__)
 
 STORE = Path("engines")
 
@@ -58,11 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write each engine that only its device can verify as a .tar to carry there",
     )
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON; - for standard output")
+    parser.add_argument(
+        "--no-report", action="store_true", help="write no report, and keep no pictures for one"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     rows = _build(args) if args.bundle is None else _finish(args)
     _print(rows, args.json)
+    _report(rows, args)
     if args.bundles is not None:
         _pack(rows, args)
     return exit_code(rows)
@@ -99,6 +106,33 @@ def _pack(rows: list[Row], args: argparse.Namespace) -> None:
 
     for path in pack(rows, args.out or STORE, args.bundles):
         print(f"carry to its device: {path}", file=sys.stderr)
+
+
+def _report(rows: list[Row], args: argparse.Namespace) -> None:
+    """A report for each model, or nothing kept for one. What goes wrong costs the report and nothing else."""
+    from edge.build import evidence
+    from edge.errors import EdgeError, MissingPackage
+    from edge.signoff.data import Refused
+    from edge.signoff.report import write
+
+    roots = {row.model: row.path.parents[3] for row in rows if row.path is not None}
+    for model in dict.fromkeys(row.model for row in rows if row.target):
+        root = roots.get(model, args.out or (STORE if args.bundle is None else None))
+        if root is None:  # a bundle that came to nothing, in a store that is not named
+            continue
+        if args.no_report:
+            evidence.forget(model, root)
+            continue
+        refused = [Refused(r.label, r.reason) for r in rows if r.model == model and r.error is not None]
+        try:
+            print(f"report: {write(root, model, refused=refused).html}", file=sys.stderr)
+        except MissingPackage as e:
+            print(f"no report: {e.what} ({e.fix})", file=sys.stderr)
+        except EdgeError as e:
+            print(f"warning: no report: {e}", file=sys.stderr)
+        except Exception as e:  # a fault of ours must not cost the engines that were built
+            log.exception("the report on %s", model)
+            print(f"warning: no report: {type(e).__name__}: {e}; please report it", file=sys.stderr)
 
 
 def _finish(args: argparse.Namespace) -> list[Row]:

@@ -140,6 +140,7 @@ class Shown(Part):
 class Evidence(Part):
     """What `edge.build.evidence` kept of an engine."""
 
+    key: str = ""
     groups: tuple[Group, ...] = ()
     search: Trail | None = None
     tensors: tuple[TensorRange, ...] = ()
@@ -218,6 +219,11 @@ class Engine:
         """Whether its numbers come from the device it is for."""
         return self.manifest.state == "verified"
 
+    @property
+    def carried(self) -> bool:
+        """Whether its evidence is older than the engine: from the build that its device finished."""
+        return self.evidence is not None and self.evidence.key != self.manifest.key
+
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """From the evidence; without it from the manifest's plan, which does not know the work."""
@@ -282,10 +288,27 @@ class Dossier:
     def quantized(self) -> tuple[Engine, ...]:
         return tuple(engine for engine in self.engines if engine.is_quantized)
 
+    @cached_property
+    def distinct(self) -> tuple[tuple[Engine, ...], ...]:
+        """Engines with the same plan and the same results together: several devices may run one graph."""
+        found: dict[object, list[Engine]] = {}
+        for engine in self.engines:
+            found.setdefault(_likeness(engine), []).append(engine)
+        return tuple(map(tuple, found.values()))
+
     @property
     def pictures(self) -> bool:
         """Whether samples are shown, which may show patients."""
         return any(engine.pairs for engine in self.engines)
+
+
+def _likeness(engine: Engine) -> object:
+    """Equal for engines about which the same has to be said."""
+    if engine.evidence is None or engine.accuracy is None:
+        return engine.label
+    m, a = engine.manifest, engine.accuracy
+    plan = tuple((group.name, group.precision, group.reason) for group in engine.groups)
+    return m.variant, m.carrier, m.state, a.model_dump_json(), plan, engine.evidence.divergences, m.lint
 
 
 def collect(root: Path, model: str, refused: Sequence[Refused] = ()) -> Dossier | None:

@@ -4,122 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from edge.signoff.data import COSINE, Check, Dossier, Engine, Group
+from edge.signoff.glossary import METRICS, Metric
 from edge.targets import TARGETS
 
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A task's figure of accuracy.
-
-    Attributes:
-        unit: behind a difference: " points", " dB" or nothing.
-        digits: behind the point.
-        meaning: half a sentence.
-    """
-
-    name: str
-    unit: str
-    digits: int
-    meaning: str
-
-
-METRICS: Mapping[str, Metric] = {
-    "top1": Metric(
-        "top-1", " points", 2, "per cent of the pictures whose most likely class is the right one"
-    ),
-    "ap": Metric("AP", " points", 2, "how well objects are found and outlined, from 0 to 100"),
-    "f1": Metric("F1", "", 4, "what is found balanced against what is found wrongly, from 0 to 1"),
-    "psnr_y": Metric("PSNR", " dB", 2, "how close a picture comes to the true one, in decibels"),
-    COSINE: Metric(
-        "cosine", "", 5, "how alike raw outputs are, 1 for alike: there are no labels to score with"
-    ),
-}
-
-TASKS: Mapping[str, str] = {
-    "classify": "classification: names what a picture shows",
-    "detect": "detection: finds things and draws boxes around them",
-    "segment": "segmentation: marks the area of a picture that shows something",
-    "image": "image-to-image: makes a better picture of a picture",
-}
-
-STATES: Mapping[str, str] = {
-    "verified": "it ran on its device",
-    "simulated": "compiled, not run on its device",
-    "bundle": "not compiled yet",
-}
-
-GLOSSARY: tuple[tuple[str, str], ...] = (
-    (
-        "MAC",
-        "Multiply–accumulate, a multiplication and an addition: the unit of a network's work. "
-        "“80 % in int8” means that 80 % of all MACs multiply 8-bit integers.",
-    ),
-    (
-        "int8",
-        "Numbers in 8 bits, as whole steps between −128 and 127. Small and fast; a value between two steps "
-        "is rounded, one beyond the range is clipped.",
-    ),
-    (
-        "fp8",
-        "Numbers in 8 bits with a floating point (E4M3): fine steps near zero, coarse ones far from it. "
-        "It copes better than int8 with values of very different size.",
-    ),
-    (
-        "w8a16, w4a16",
-        "Only the stored weights are shortened, to 8 or 4 bits; the arithmetic stays in the carrier. "
-        "The file gets smaller, and next to nothing is lost.",
-    ),
-    (
-        "carrier",
-        "The floating-point type of everything that is not quantized: bf16 or fp16 on a GPU, fp32 on a "
-        "processor. What is too sensitive for 8 bits is left in it.",
-    ),
-    (
-        "calibration",
-        "Running typical pictures through the network to see how large its values get. That decides which "
-        "number an 8-bit step stands for.",
-    ),
-    (
-        "held-out",
-        "Pictures that neither calibration nor the search for a plan ever saw. Only they judge an engine, as "
-        "a fresh examination judges better than the exercises.",
-    ),
-    (
-        "gate",
-        "The limits an engine has to keep before it is published: how much the accuracy may fall, and how "
-        "alike its outputs have to be to the original's.",
-    ),
-    (
-        "cosine",
-        "Whether two outputs point the same way: 1 for outputs that are alike up to their size, "
-        "0 for outputs that have nothing in common.",
-    ),
-    (
-        "SQNR",
-        "Signal-to-quantization-noise ratio, in decibels: how much stronger the right output is than the "
-        "error in it. Every 10 dB more is ten times less error power.",
-    ),
-    (
-        "divergence",
-        "How far an engine's result for a picture lies from the original's, as the task sees it: 0 for the "
-        "same result. It notices changes long before an accuracy figure moves.",
-    ),
-    (
-        "noise of a group",
-        "The divergence that comes from quantizing this part of the network alone. Noise of several parts "
-        "roughly adds up; that is how plans are compared without running all of them.",
-    ),
-    (
-        "verified, simulated, bundle",
-        "Verified: the engine ran on its device and was judged there. Simulated: the compiler for the device "
-        "took it, and a processor that imitates the device's number formats judged it. Bundle: it still has "
-        "to be compiled on its device; a processor judged it in the same way.",
-    ),
-)
+NARROW = "\u202f"
+"""A narrow space that no line ends at."""
 
 
 def metric_of(engines: Iterable[Engine]) -> Metric:
@@ -153,8 +45,10 @@ def percent(share: float) -> str:
     """ "94 %", "0.31 %", "0 %": two digits at least where it is small."""
     value = 100 * share
     if value == 0 or value >= 10:
-        return f"{value:.0f} %"
-    return f"{value:.1f} %" if value >= 1 else f"{value:.2g} %" if value >= 0.001 else "below 0.001 %"
+        return f"{value:.0f}{NARROW}%"
+    if value < 0.001:
+        return f"below 0.001{NARROW}%"
+    return f"{value:.1f}{NARROW}%" if value >= 1 else f"{value:.2g}{NARROW}%"
 
 
 def clock(seconds: float) -> str:
@@ -187,6 +81,11 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), *names[-1:]])
 
 
+def shortened(name: str, most: int) -> str:
+    """A long name by its end, where names of nodes differ."""
+    return name if len(name) <= most else "…" + name[1 - most :]
+
+
 def devices(engine: Engine) -> str:
     """Examples of what it is for: "L4, L40S, RTX 4090, RTX 6000 Ada"."""
     row = TARGETS.get(engine.manifest.target)
@@ -214,6 +113,33 @@ def verdict(engine: Engine) -> str:
     elif float(number(drop, metric.digits)) == 0:
         change = "the loss does not show in these digits"
     return f"{told}: {metric.name} {here} where the original has {before}, {change}{_allowed(engine)}."
+
+
+def shares(engine: Engine) -> str:
+    """ "94 % int8, 6 % fp16" of the work."""
+    found = engine.shares or {engine.manifest.carrier: 1.0}
+    return ", ".join(f"{percent(share)} {name}" for name, share in found.items() if share > 0)
+
+
+def change(engine: Engine) -> str:
+    """ "36.60 → 36.11": the original's figure and the engine's; breaks over no line."""
+    accuracy, digits = engine.accuracy, metric_of([engine]).digits
+    if accuracy is None or accuracy.this is None:
+        return "–"
+    return from_to(accuracy.fp32, accuracy.this, digits)
+
+
+def from_to(before: float | None, now: float | None, digits: int) -> str:
+    """Two figures that no line ends between."""
+    return f"{number(before, digits)}\u00a0→\u00a0{number(now, digits)}"
+
+
+def speed(engine: Engine) -> str:
+    """ "1.3×", measured latency behind it."""
+    parts = [] if engine.speed_up is None else [times(engine.speed_up)]
+    if engine.manifest.latency is not None:
+        parts.append(f"{engine.manifest.latency.p50_ms:.3g} ms measured")
+    return ", ".join(parts) or "not estimated"
 
 
 def _allowed(engine: Engine) -> str:
@@ -288,19 +214,6 @@ def check_line(check: Check, metric: Metric) -> str:
     return f"{name} {found}{unit} {sign if check.met else exceeded} {check.limit:g}{unit}"
 
 
-def scatter(metric: str, fp32: float, samples: int) -> float | None:
-    """Largest standard error of a difference between two engines, in the metric's unit.
-
-    Only for a share of right answers: each differs by −1, 0 or 1 a sample, and where both are right
-    more often together than by chance, as engines of one network are, the variance is at most p(1−p)/N for
-    either.
-    """
-    if metric != "top1" or samples < 1 or not 0 <= fp32 <= 100:
-        return None
-    p = fp32 / 100
-    return 100 * math.sqrt(2 * p * (1 - p) / samples)
-
-
 def summed_up(reasons: Sequence[str]) -> str:
     """Reasons that differ in their numbers only, as one: "K = 3" and "K = 7" → "K = 3–7"."""
     parts = [_NUMBER.split(reason) for reason in reasons]
@@ -323,3 +236,20 @@ def by_reason(groups: Iterable[Group]) -> list[tuple[str, list[Group]]]:
         found.setdefault(_NUMBER.sub("#", group.reason), []).append(group)
     ordered = sorted(found.values(), key=lambda g: (-sum(x.macs for x in g), -len(g)))
     return [(summed_up([g.reason for g in some]), some) for some in ordered]
+
+
+def lost(engine: Engine) -> str:
+    """ "0.65 points of 1 allowed", "nothing"."""
+    metric, drop = metric_of([engine]), engine.drop
+    if drop is None or metric.name == COSINE:
+        return "–"
+    limit = next((c.limit for c in engine.checks if c.what == "drop"), None)
+    shown = f"{number(drop, metric.digits)}{metric.unit}" if drop > 0 else "nothing"
+    return shown if limit is None else f"{shown} ({limit:g} allowed)"
+
+
+def origin(engine: Engine) -> str:
+    """Where its figures come from."""
+    if engine.accuracy is None:
+        return "–"
+    return f"{engine.accuracy.how or 'not said'}, {counted(engine.accuracy.samples, 'picture')}"
