@@ -29,7 +29,7 @@ from edge.precision.compensation import (
     weight_key,
 )
 from edge.precision.cost import Costs, roofline
-from edge.precision.groups import Group, is_weighted, products
+from edge.precision.groups import Group, has_finite_constants, is_weighted, products
 from edge.precision.moments import Moments
 from edge.precision.numerics import Floats, QuantType
 from edge.precision.path import Path
@@ -249,6 +249,8 @@ class Chooser:
         for portion in moments.portions(self.graph, bundles):
             seen = self._moments([node for bundle in portion for node in bundle])
             for bundle in portion:
+                if not all(seen[node.name].finite for node in bundle):
+                    continue  # inputs too large to be squared: its weights are rounded one by one
                 weight, shifts = self._rounded(bundle, precision, seen)
                 stored[weight_key(bundle[0], weight.values.ndim, precision)] = weight
                 biases |= {(name, precision): shift for name, shift in shifts.items()}
@@ -275,7 +277,7 @@ class Chooser:
 
     def _can_be_rounded(self, precision: str, node: onnx.NodeProto) -> bool:
         value = self.graph.constant(node.input[1]) if is_weighted(self.graph, node) else None
-        if value is None or not np.isfinite(value).all():
+        if value is None or not has_finite_constants(self.graph, node):
             return False
         if node.op_type != "Conv" and value.ndim != 2:
             return False  # a stack of matrices, each of which meets inputs of its own

@@ -169,14 +169,21 @@ def one_type(c: Context) -> Iterator[Finding]:
 
 
 def finite_constants(c: Context) -> Iterator[Finding]:
-    """No weight became infinite in a narrower type."""
+    """No constant is NaN; that one is infinite, or was cut off at its type's largest value, is said."""
     for name, tensor in c.graph.initializers.items():
-        value = c.graph.constant(name)
-        kind = PRECISION.get(tensor.data_type)
-        if kind in FLOATS and value is not None and not np.isfinite(value.astype(np.float32)).all():
-            readers = [node.name for node in c.graph.consumers.get(name, [])]
-            text = f"its constant '{name}' is infinite or NaN in {kind}"
-            yield Finding("error", "finite-constants", ", ".join(readers), text)
+        value, kind = c.graph.constant(name), PRECISION.get(tensor.data_type)
+        if kind not in FLOATS or value is None:
+            continue
+        largest = numerics.LARGEST.get(kind, np.inf)
+        magnitude = np.abs(value.astype(np.float32))
+        readers = ", ".join(node.name for node in c.graph.consumers.get(name, []))
+        if np.isnan(magnitude).any():
+            yield Finding("error", "finite-constants", readers, f"its constant '{name}' holds NaN")
+        elif np.isinf(magnitude).any():
+            yield Finding("warning", "finite-constants", readers, f"its constant '{name}' is infinite")
+        elif (magnitude >= largest).any():
+            text = f"its constant '{name}' is cut off at {kind}'s largest value, {largest:.4g}"
+            yield Finding("warning", "finite-constants", readers, text)
 
 
 def no_quantized_bias(c: Context) -> Iterator[Finding]:

@@ -85,7 +85,7 @@ def table(rows: list[Row]) -> Table:
             *_figures(row.accuracy),
             *([f"{row.latency.p50_ms:.2f} ms" if row.latency else "–"] if timed else []),
             "cached" if row.cached else f"{row.build_seconds:.1f}",
-            row.reason,
+            escape(row.reason),
         )
     return out
 

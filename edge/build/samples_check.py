@@ -36,10 +36,10 @@ def warnings(inputs: Inputs) -> tuple[str, ...]:
             f"{'one' if len(different) == 1 else 'ones'}; copies add nothing: add other typical ones"
         )
     if plain:
+        named = ", ".join(plain[:3]) + (", …" if len(plain) > 3 else "")
         found.append(
-            f"{len(plain)} of {len(looked_at)} calibration pictures {'is' if len(plain) == 1 else 'are'} of one colour throughout "
-            f"({', '.join(plain[:3])}{', …' if len(plain) > 3 else ''}); the network shows no typical values "
-            "on them: typical ones are needed"
+            f"{len(plain)} of {len(looked_at)} calibration pictures {'is' if len(plain) == 1 else 'are'} "
+            f"of one colour throughout ({named}): the network shows no typical values on them"
         )
     return tuple(found)
 

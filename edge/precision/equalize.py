@@ -31,6 +31,7 @@ from edge.precision.groups import Group, groups, is_weighted, operands, products
 from edge.precision.histogram import Histogram
 from edge.precision.local import local
 from edge.precision.ranges import choose
+from edge.precision.sensitivity import can_be_measured
 from edge.precision.sessions import observer
 from edge.types import Array
 
@@ -232,7 +233,7 @@ def _errors(graph: Graph, tensors: Sequence[str], samples: Sequence[Mapping[str,
         for name, value in run(feeds).items():
             histograms[name].add(value)
     ranges = {name: choose(h) for name, h in histograms.items()}
-    alive = [g for g in readers if not any(ranges[t].dead for t in _reads(graph, g))]
+    alive = [g for g in readers if can_be_measured(graph, g, "int8", ranges)]
     locals_ = {g.name: local(graph, g, "int8", ranges, NO_COMPENSATION) for g in alive}
     written = [n.output[0] for found in locals_.values() for n in found.ends]
     inputs = [name for found in locals_.values() for name in found.inputs]

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import onnx
 
 from edge.graph import Graph
@@ -89,6 +90,12 @@ def operands(graph: Graph, node: onnx.NodeProto) -> tuple[str, ...]:
 def is_weighted(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether the product has constant weights, as its second operand."""
     return node.input[1] in graph.initializers
+
+
+def has_finite_constants(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether a product's weights and bias hold neither NaN nor infinity."""
+    constants = (graph.constant(name) for name in node.input[1:])
+    return all(np.isfinite(value).all() for value in constants if value is not None)
 
 
 def skip_of(graph: Graph, node: onnx.NodeProto) -> str:

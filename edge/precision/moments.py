@@ -45,6 +45,11 @@ class Moments:
     second: Doubles
 
     @property
+    def finite(self) -> bool:
+        """Whether the squares stayed within float32's range."""
+        return bool(np.isfinite(self.second).all())
+
+    @property
     def centred(self) -> Doubles:
         """Covariance: what is left to care for where a bias restores the mean."""
         return self.second - self.mean[:, :, None] * self.mean[:, None, :]
@@ -126,7 +131,8 @@ class _Sum:
         for vectors in self._vectors(x, index):
             self.count += vectors.shape[2]
             self.total += vectors.sum(2, dtype=np.float64)
-            self.squares += vectors @ vectors.transpose(0, 2, 1)
+            with np.errstate(over="ignore"):  # then the moments are not finite
+                self.squares += vectors @ vectors.transpose(0, 2, 1)
 
     def _vectors(self, x: Array, index: int) -> Iterator[NDArray[np.float32]]:
         """Groups × K × N, some of the sample's vectors."""

@@ -54,6 +54,8 @@ ONNX: dict[str, int] = {
     "fp16": onnx.TensorProto.FLOAT16,
     "fp32": onnx.TensorProto.FLOAT,
 }
+LARGEST = {"bf16": (2 - 2.0**-7) * 2.0**127, "fp16": 65504.0}
+"""Largest finite value."""
 PRECISION = {code: name for name, code in ONNX.items()}
 
 
@@ -66,6 +68,18 @@ def round_fp16(x: Scale) -> Floats:
     """Each value rounded to the nearest float16, as float32; beyond ±65504 it becomes infinite."""
     with np.errstate(over="ignore"):
         return np.asarray(x, np.float32).astype(np.float16).astype(np.float32)
+
+
+def narrow(x: Array, precision: str) -> Array:
+    """A constant in a storage type. What a 16-bit float cannot reach becomes its largest value: a mask of
+    −3·10³⁸ stays finite. Infinities stay what they are."""
+    kind = NUMPY[precision]
+    with np.errstate(over="ignore"):
+        typed = np.asarray(x).astype(kind, order="C")
+    if precision in ("bf16", "fp16"):
+        beyond = np.isinf(typed) & np.isfinite(x)
+        typed = np.where(beyond, np.copysign(LARGEST[precision], x).astype(kind), typed)
+    return np.asarray(typed)
 
 
 def quantize_int8(x: Array, scale: Scale, low: int = -128) -> NDArray[np.int8]:

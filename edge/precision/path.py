@@ -200,4 +200,4 @@ def _slope(before: Option, after: Option) -> float:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.1 else f"{share:.2g}".rstrip("0") if share == 0 else f"{share:.1%}"
+    return f"{share:.0%}" if share >= 0.1 or share == 0 else f"{share:.1%}"

@@ -11,12 +11,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
 import onnx
 
 from edge.graph import STANDARD_DOMAINS, Graph, attribute, captured
 from edge.precision.facts import describe
-from edge.precision.groups import PRODUCTS, Group, fused_into, groups, is_weighted, operands, skip_of
+from edge.precision.groups import (
+    PRODUCTS,
+    Group,
+    fused_into,
+    groups,
+    has_finite_constants,
+    is_weighted,
+    operands,
+    skip_of,
+)
 from edge.precision.policy import NOTHING, ORDER, QUANTIZED, WEIGHT_ONLY, Policy
 from edge.precision.ranges import Range
 from edge.precision.rules import Options, Rulebook
@@ -217,13 +225,13 @@ class Planner:
             if len(operands(self.graph, node)) < 2:
                 reasons = dict.fromkeys(QUANTIZED, "a constant on the left: no scale of its own for each row")
             return dict.fromkeys(WEIGHT_ONLY, "product of two activations: it has no weights") | reasons
-        weights = self.graph.constant(node.input[1])
-        if weights is None or not np.isfinite(weights).all():
-            return dict.fromkeys(QUANTIZED + WEIGHT_ONLY, "its weights hold NaN or infinity")
-        if weights.ndim < 2:
+        if not has_finite_constants(self.graph, node):
+            return dict.fromkeys(QUANTIZED + WEIGHT_ONLY, "its weights or bias hold NaN or infinity")
+        weights = tuple(self.graph.initializers[node.input[1]].dims)
+        if len(weights) < 2:
             reasons["w8a16"] = "a single column of weights is too small to gain"
-        if node.op_type != "Conv" and block_size(node, weights.shape) == 0:
-            depth = weights.shape[depth_axis(node, weights.ndim)]
+        if node.op_type != "Conv" and block_size(node, weights) == 0:
+            depth = weights[depth_axis(node, len(weights))]
             reasons["w4a16"] = f"its rows of {depth} weights do not divide into blocks of {BLOCKS[-1]}"
         return reasons
 
@@ -234,7 +242,7 @@ class Planner:
             if seen is None:
                 return "no range was measured for its input"
             if seen.dead:
-                return "its input was zero for every calibration sample: no scale can be given"
+                return "its input was zero, or next to it, in every calibration sample: no scale fits"
         return ""
 
     def _product(self, node: str, choices: Mapping[str, Choice]) -> tuple[str, str]:

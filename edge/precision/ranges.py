@@ -26,6 +26,8 @@ CANDIDATES = 96
 NARROWEST = 1 / 16
 """The lowest of them, as a part of the largest magnitude."""
 PERCENTILES = (99.9, 99.99, 99.999)
+FAINTEST = numerics.TINIEST * numerics.FP8_MAX / NARROWEST
+"""Largest magnitude below which a scale could be too small for a device."""
 ALIKE = 0.03
 """Candidates that differ by less than this part are one."""
 
@@ -48,8 +50,8 @@ class Range:
 
     @property
     def dead(self) -> bool:
-        """Whether the tensor was zero throughout, so that no scale can be given."""
-        return self.low == 0 == self.high
+        """Whether the tensor was zero or next to it throughout, so that no scale can be given."""
+        return max(-self.low, self.high) < FAINTEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ class Candidate:
 
 def choose(h: Histogram) -> Range:
     """The thresholds with the least squared error over the histogram, for each type."""
-    if h.low == 0 == h.high:
-        return Range(0.0, 0.0, 0.0, 0.0, (0.0, 0.0))
+    if h.peak < FAINTEST:
+        return Range(h.low, h.high, 0.0, 0.0, (0.0, 0.0))
     seen = _Seen(h)
     return Range(
         h.low,
@@ -77,9 +79,9 @@ def choose(h: Histogram) -> Range:
 def candidates(h: Histogram, kind: QuantType) -> tuple[Candidate, ...]:
     """Thresholds worth a measurement, largest first; those that are nearly alike are one.
 
-    A tensor that was zero throughout has none.
+    A tensor that was zero or next to it throughout has none.
     """
-    if h.low == 0 == h.high:
+    if h.peak < FAINTEST:
         return ()
     seen = _Seen(h)
     proposed = [Candidate("max", h.peak)]
@@ -96,8 +98,8 @@ def candidates(h: Histogram, kind: QuantType) -> tuple[Candidate, ...]:
 
 
 def relative_noise(h: Histogram, kind: QuantType, threshold: float) -> float:
-    """Mean squared rounding error over mean squared value; 0 for a tensor of zeros."""
-    if h.low == 0 == h.high:
+    """Mean squared rounding error over mean squared value; 0 for a tensor of zeros or next to it."""
+    if h.peak < FAINTEST:
         return 0.0
     seen = _Seen(h)
     return seen.squared_error(kind)(threshold) / float(seen.weight @ np.square(seen.x, dtype=np.float64))

@@ -149,9 +149,7 @@ class _Writer:
         if taken is not None and taken.data_type != numerics.ONNX[precision]:
             name = f"{name}/{precision}"
         if name not in self.constants:
-            with np.errstate(over="ignore"):  # lint names a constant that became infinite
-                typed = np.asarray(value).astype(numerics.NUMPY[precision], order="C")
-            self.constants[name] = numpy_helper.from_array(typed, name)
+            self.constants[name] = numpy_helper.from_array(numerics.narrow(value, precision), name)
         return name
 
     def _node(self, op: str, inputs: list[str], output: str, precision: str, **attributes: int) -> str:
@@ -273,7 +271,7 @@ class _Writer:
             if a.name in ("to", "dtype") and a.i == onnx.TensorProto.FLOAT:
                 a.i = numerics.ONNX[self.plan.carrier]
             elif a.name == "value" and a.t.data_type == onnx.TensorProto.FLOAT:
-                typed = numpy_helper.to_array(a.t).astype(numerics.NUMPY[self.plan.carrier])
+                typed = numerics.narrow(numpy_helper.to_array(a.t), self.plan.carrier)
                 a.t.CopyFrom(numpy_helper.from_array(typed, a.t.name))
 
     def _keep_captured(self, node: onnx.NodeProto) -> None:

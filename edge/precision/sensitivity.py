@@ -26,7 +26,7 @@ import numpy as np
 from edge.graph import Graph
 from edge.precision.calibrate import Calibration
 from edge.precision.compensation import NO_COMPENSATION, Compensation
-from edge.precision.groups import Group, is_weighted, operands
+from edge.precision.groups import Group, has_finite_constants, is_weighted, operands
 from edge.precision.local import Local, local
 from edge.precision.numerics import Floats, QuantType
 from edge.precision.ranges import Candidate, Range, candidates
@@ -148,7 +148,7 @@ def measure(
 
 
 def can_be_measured(graph: Graph, group: Group, kind: QuantType, ranges: Mapping[str, Range]) -> bool:
-    """Whether the group can be quantized to this type at all: its ranges are known, its weights finite."""
+    """Whether the group can be quantized to this type at all: its ranges are known, its constants finite."""
     if group.kind == "skip" and kind != "int8":
         return False
     nodes = {node.name: node for node in graph.nodes if node.name in group.products}
@@ -159,8 +159,7 @@ def can_be_measured(graph: Graph, group: Group, kind: QuantType, ranges: Mapping
         if node.op_type == "Add":
             continue
         if is_weighted(graph, node):
-            weights = graph.constant(node.input[1])
-            if weights is None or not np.isfinite(weights).all():
+            if not has_finite_constants(graph, node):
                 return False
         elif len(operands(graph, node)) < 2:
             return False

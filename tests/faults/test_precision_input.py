@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import graphs
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from edge import machine
 from edge.build import processor
@@ -21,7 +22,7 @@ from edge.manifest import Manifest, read_manifest
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick() -> Iterator[None]:
-    """No sync, few timed runs, and GPU targets as bundles: what is chosen does not matter here."""
+    """No sync, few timed runs, int8 taken however slow it is here, and GPU targets as bundles."""
     here = machine.detect()
     packages = {name: version for name, version in here.packages.items() if name != "tensorrt-rtx"}
     bare = machine.Machine(here.cpu, here.arch, here.cpu_features, here.cores, packages=packages)
@@ -29,6 +30,8 @@ def _quick() -> Iterator[None]:
         patch.setattr("os.fsync", lambda descriptor: None)
         patch.setattr(processor, "ROUNDS", 1)
         patch.setattr(processor, "RUNS", 1)
+        patch.setattr(processor, "WORTHWHILE", 1e6)
+        patch.setattr(processor, "HOPELESS", 1e6)
         patch.setattr(machine, "detect", lambda: bare)
         yield
 
@@ -121,8 +124,10 @@ class TestPictures:
         for file in builder.pictures.iterdir():
             cv2.imwrite(str(file), np.zeros((32, 32, 3), np.uint8))
         self.warned(builder, "12 of 12 calibration pictures are of one colour throughout")
-        precision, reason = builder.plan()["stem"]
-        assert precision == "bf16" and "its input was zero for every calibration sample" in reason
+        assert builder.plan()["stem"] == (
+            "bf16",
+            "its input was zero, or next to it, in every calibration sample: no scale fits",
+        )
 
     def test_a_warning_is_there_when_nothing_had_to_be_built(self, builder: Builder) -> None:
         for file in sorted(builder.pictures.iterdir())[4:]:
@@ -138,3 +143,111 @@ class TestPictures:
         assert builder.build(graphs.residual(), more="[gate]\nmin_sqnr_db = 300") == 3
         assert len(builder.rows[0]["warnings"]) == 1
         builder.said("warning: calibration has 3 pictures")
+
+
+Change = Callable[[Any], None]
+
+
+def changed(name: str, change: Change, model: onnx.ModelProto | None = None) -> onnx.ModelProto:
+    """A graph, `residual` unless given, with one constant changed in place."""
+    model = model or graphs.residual()
+    (tensor,) = (t for t in model.graph.initializer if t.name == name)
+    value = numpy_helper.to_array(tensor).copy()
+    change(value)
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
+    return model
+
+
+def set_to(value: float, *place: Any) -> Change:
+    def change(array: Any) -> None:
+        array[place] = value
+
+    return change
+
+
+def times(factor: float, *place: Any) -> Change:
+    def change(array: Any) -> None:
+        array[place] *= factor
+
+    return change
+
+
+def masked(value: float) -> onnx.ModelProto:
+    """A mask of `value` in front of a Softmax, as attentions have it: what is masked becomes 0."""
+    net = graphs.Net()
+    x = net.op("Relu", net.conv("image", "stem", (3, 32)), name="stem_relu")
+    mask = net.constant("mask", np.where(np.arange(32).reshape(1, 32, 1, 1) == 3, value, 0))
+    x = net.op("Softmax", net.op("Add", x, mask, name="masked"), name="softmax", axis=1)
+    return net.model(net.op("Sigmoid", net.conv(x, "head", (32, 1)), name="sigmoid"))
+
+
+def scales(manifest: Manifest, builder: Builder) -> list[Any]:
+    """Of all Q/DQ pairs of an engine's graph."""
+    (row,) = (r for r in builder.rows if r["key"] == manifest.key)
+    path = Path(row["path"])
+    model = onnx.load(next(path / name for name in ("graph.onnx", "engine.onnx") if (path / name).exists()))
+    constants = {t.name: t for t in model.graph.initializer}
+    return [
+        numpy_helper.to_array(constants[node.input[1]]).astype(np.float32)
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    ]
+
+
+class TestValues:
+    """Dead, lonely and infinite values: scales stay positive and finite, and so do results."""
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            pytest.param(set_to(0, 3), id="an output channel of zeros"),
+            pytest.param(set_to(0, slice(None), 5), id="an input channel of zeros"),
+            pytest.param(set_to(0, ...), id="nothing but zeros"),
+            pytest.param(times(1000, 3), id="an output channel a thousand times the others"),
+            pytest.param(times(1000, slice(None), 5), id="an input channel a thousand times the others"),
+            pytest.param(set_to(1e-42, 3), id="a channel next to nothing"),
+            pytest.param(times(1e30, 3), id="a channel that is huge"),
+        ],
+    )
+    def test_weights(self, builder: Builder, change: Change) -> None:
+        """A gate that anything passes: an engine is made whatever the loss, to look at its scales."""
+        model = changed("left.weight", change)
+        assert builder.build(model, targets="orin,cpu", more="[gate]\nmin_cosine = -1") == 0
+        for target in ("orin", "cpu"):
+            found = scales(builder.manifest(target), builder)
+            assert found and all(np.isfinite(s).all() and (s > 0).all() for s in found)
+            (output,) = (builder.manifest(target).accuracy or pytest.fail("not judged")).outputs
+            assert output.cosine is not None and output.cosine > 0.9
+
+    def test_a_tensor_that_is_always_zero_stays_in_the_carrier(self, builder: Builder) -> None:
+        model = changed("left.weight", set_to(0, ...), changed("left.bias", set_to(-1, ...)))
+        assert builder.build(model) == 0  # Relu makes zeros of −1
+        assert builder.plan()["right"] == (
+            "bf16",
+            "its input was zero, or next to it, in every calibration sample: no scale fits",
+        )
+        assert builder.plan()["merge"][0] == "int8"
+
+    def test_a_tensor_next_to_zero_stays_in_the_carrier(self, builder: Builder) -> None:
+        model = changed("left.weight", times(1e-40, ...), changed("left.bias", set_to(0, ...)))
+        assert builder.build(model, targets="orin,cpu,t4", variants="fast") == 0
+        assert builder.plan()["right"][0] == "bf16"
+        assert builder.plan("t4")["right"][0] == "fp16"
+
+    def test_an_infinite_bias_behind_a_relu_keeps_its_layer_in_the_carrier(self, builder: Builder) -> None:
+        model = changed("left.bias", set_to(-np.inf, 3))  # the channel is switched off
+        assert builder.build(model, targets="orin,cpu") == 0
+        assert builder.plan()["left"] == ("bf16", "its weights or bias hold NaN or infinity")
+        assert builder.plan()["right"][0] == "int8"
+
+    @pytest.mark.parametrize("value", [-np.inf, np.finfo(np.float32).min, -1e9])
+    def test_a_mask_is_no_obstacle(self, builder: Builder, value: float) -> None:
+        assert builder.build(masked(value), targets="orin,t4,cpu", variants="fast,exact") == 0
+        assert builder.plan()["stem"][0] == "int8"
+        (told,) = (text for text in builder.manifest("t4", "exact").lint if "'mask'" in text)
+        said = "is infinite" if np.isinf(value) else "is cut off at fp16's largest value, 6.55e+04"
+        assert told == f"warning [finite-constants] node 'masked': its constant 'mask' {said}"
+
+    def test_an_infinite_weight_is_named_with_the_picture(self, builder: Builder) -> None:
+        assert builder.build(changed("right.weight", set_to(np.inf, 3, 5))) == 4
+        builder.said("tensor 'right.out' holds NaN or infinity for calibration picture 00", ".jpg")
