@@ -1,231 +1,33 @@
-"""The figures, each drawn onto axes: the page shows them one by one, the picture puts them together.
-
-Ink, lines and paper are written in the colours of light paper; `as_svg` makes them the page's own, and so
-figures turn dark with the page.
-"""
+"""Figures about one engine, each drawn onto axes: the page shows them one by one, the picture joins them."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from edge.errors import missing_package
+from edge.signoff.canvas import (
+    FAINT,
+    GREY,
+    INK,
+    LINE,
+    NORMAL,
+    ON_COLOUR,
+    ON_GREY,
+    SMALL,
+    bare,
+    color,
+    style,
+)
 from edge.signoff.data import Engine, Group, TensorRange
-from edge.signoff.glossary import Metric
-from edge.signoff.html import Html
 from edge.signoff.labels import ABOVE, Box, Label, place
-from edge.signoff.words import counted, number, percent, shortened
+from edge.signoff.words import counted, method, percent, shortened
 
-INK, FAINT, LINE, PAPER = "#1f2430", "#667085", "#dfe3e9", "#ffffff"
-FAILED = "#c2413b"
-THEME = {INK: "var(--ink)", FAINT: "var(--faint)", LINE: "var(--line)", PAPER: "var(--paper)"}
-"""What these colours are called on the page."""
-COLOURS: Mapping[str, str] = {
-    "int8": "#2f74c0",
-    "fp8": "#139a7b",
-    "w8a16": "#8b6fd0",
-    "w4a16": "#c45fa0",
-    "bf16": "#a9b1bd",
-    "fp16": "#a9b1bd",
-    "fp32": "#d99a3d",
-}
-"""By precision. What is not quantized is grey, but fp32 stands out where it is not the carrier."""
-GREY = COLOURS["bf16"]
-ON_GREY, ON_COLOUR = "#1f2431", "#fffffe"
-"""Text on these colours, which stay what they are when the page turns dark."""
-MARKERS = {"fast": "o", "exact": "s", "w8a16": "D", "w4a16": "^"}
 NAMED = 24
 """So many groups have their names below the bars; of more only the noisiest are named."""
 NOISIEST = 6
-LEVELS = 132
-"""Right of the trade-off figure, for what its lines mean, in pixels."""
 BEYOND = 1.6
 """Where noise is infinite, its bar is so much higher than the highest."""
-SMALL, NORMAL = 8.5, 9.5
-
-Draw = Callable[[Any], None]
-
-
-def new_figure(width: float, height: float) -> Any:
-    """A figure of so many pixels, 100 of which are an inch.
-
-    Raises:
-        MissingPackage: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise missing_package("matplotlib", "report", "the report") from e
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor=PAPER)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def as_svg(
-    draw: Draw, width: float, height: float, margins: tuple[float, float, float, float], title: str
-) -> Html:
-    """The figure as an element of a page.
-
-    Args:
-        margins: left, right, top and bottom of the axes, in pixels.
-        title: what it shows, for those who cannot see it.
-    """
-    import matplotlib as mpl
-
-    figure = new_figure(width, height)
-    left, right, top, bottom = margins
-    box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
-    draw(figure.add_axes(box))
-    file = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(file, format="svg", transparent=True)
-    return _for_page(file.getvalue(), title)
-
-
-def _for_page(svg: str, title: str) -> Html:
-    from html import escape
-
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    for color, name in THEME.items():
-        svg = svg.replace(color, name)
-    return Html(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1).strip())
-
-
-def color(precision: str, carrier: str) -> str:
-    """Of a precision, in an engine with this carrier."""
-    return GREY if precision == carrier else COLOURS.get(precision, GREY)
-
-
-# ---------------------------------------------------------------------- accuracy against speed
-
-
-def pareto(axes: Any, engines: Sequence[Engine], metric: Metric) -> None:
-    """Accuracy against expected speed-up, with the original's accuracy and the least that the gate allows."""
-    shown = drawable(engines)
-    points = [_point(engine) for engine in shown]
-    fp32 = next(e.accuracy.fp32 for e in shown if e.accuracy and e.accuracy.fp32 is not None)
-    limit = next((c.limit for e in shown for c in e.checks if c.what == "drop" and c.limit is not None), None)
-    least = None if limit is None else fp32 - limit
-    _limits(axes, points, fp32, least)
-    style(
-        axes,
-        "expected speed-up over the carrier on the same device, ×  (faster →)",
-        f"{metric.name}  (better ↑)",
-    )
-    levels = [(fp32, f"original, fp32\n{number(fp32, metric.digits)}", FAINT)]
-    if least is not None and axes.get_ylim()[0] < least:
-        axes.axhspan(axes.get_ylim()[0], least, color=FAILED, alpha=0.07, linewidth=0)
-        levels.append((least, f"the gate refuses\nbelow {number(least, metric.digits)}", FAILED))
-    lines = _levels(axes, levels)
-    if least is not None and len(levels) == 1:
-        told = f"▼ farther down, the gate\nrefuses below {number(least, metric.digits)}"
-        axes.annotate(
-            told, (1, 0), (6, 0), xycoords="axes fraction", textcoords="offset points",
-            fontsize=SMALL, color=FAILED, va="bottom", linespacing=1.15,
-        )  # fmt: skip
-    _frontier(axes, points)
-    clusters = _clusters(axes, shown)
-    for cluster in clusters:
-        x, y = _point(cluster[0])
-        first = cluster[0]
-        fine = first.passes is not False
-        face = color(first.types.split("+")[0], first.manifest.carrier)
-        axes.plot(
-            x, y, MARKERS.get(first.manifest.variant, "o"), markersize=8.5, zorder=3,
-            markerfacecolor=face if fine else PAPER, markeredgecolor=PAPER if fine else FAILED,
-            markeredgewidth=1.0 if fine else 2.0,
-        )  # fmt: skip
-    labels = [Label(_names(cluster), *_point(cluster[0])) for cluster in clusters]
-    place(axes, labels, lines, fontsize=SMALL, color=INK)
-
-
-def drawable(engines: Sequence[Engine]) -> list[Engine]:
-    """Those whose accuracy and speed are known."""
-    return [
-        e
-        for e in engines
-        if e.speed_up is not None and e.accuracy and None not in (e.accuracy.this, e.accuracy.fp32)
-    ]
-
-
-def _point(engine: Engine) -> tuple[float, float]:
-    assert engine.speed_up is not None and engine.accuracy and engine.accuracy.this is not None
-    return engine.speed_up, engine.accuracy.this
-
-
-def _limits(axes: Any, points: Sequence[tuple[float, float]], fp32: float, least: float | None) -> None:
-    """Room for the labels, and for the gate's limit unless the points would then lie on one line."""
-    xs, ys = [x for x, _ in points], [*(y for _, y in points), fp32]
-    spread = max(ys) - min(ys)
-    if least is not None and (spread == 0 or fp32 - least <= 12 * spread):
-        ys.append(least)
-    low, high = min(ys), max(ys)
-    room = 0.18 * (high - low) or 0.02 * abs(high) or 0.01
-    left, right = min([*xs, 1.0]), max([*xs, 1.0])
-    wide = 0.16 * (right - left) or 0.2
-    axes.set_xlim(left - wide, right + wide)
-    axes.set_ylim(low - room, high + room)
-
-
-def _levels(axes: Any, levels: Sequence[tuple[float, str, str]]) -> list[Box]:
-    """Lines at these accuracies, highest first, with their meaning at the right; returns where they are."""
-    frame, above, found = axes.get_window_extent(), math.inf, []
-    for y, text, color in levels:
-        axes.axhline(y, color=color, linewidth=1.0, linestyle=(0, (5, 3)), zorder=1)
-        pixel = float(axes.transData.transform((0, y))[1])
-        at = min(pixel, above - 32)
-        axes.annotate(
-            text, (1, (at - frame.y0) / frame.height), (6, 0), xycoords="axes fraction",
-            textcoords="offset points", fontsize=SMALL, color=color, va="center", linespacing=1.15,
-        )  # fmt: skip
-        above = at
-        found.append(Box(frame.x0, pixel - 1, frame.x1, pixel + 1))
-    return found
-
-
-def _frontier(axes: Any, points: Sequence[tuple[float, float]]) -> None:
-    """The points that no other beats in both accuracy and speed."""
-    best = [p for p in set(points) if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)]
-    if len(best) > 1:
-        xs, ys = zip(*sorted(best), strict=True)
-        axes.plot(
-            xs, ys, color=LINE, linewidth=5, zorder=1.2, solid_capstyle="round", solid_joinstyle="round"
-        )
-
-
-def _clusters(axes: Any, engines: Sequence[Engine]) -> list[list[Engine]]:
-    """Engines of one variant and kind that would cover each other."""
-    found: list[list[Engine]] = []
-    for engine in engines:
-        here = axes.transData.transform(_point(engine))
-        for cluster in found:
-            first = cluster[0]
-            same = (first.manifest.variant, first.types, first.passes) == (
-                engine.manifest.variant,
-                engine.types,
-                engine.passes,
-            )
-            there = axes.transData.transform(_point(first))
-            if same and math.dist(here, there) < 7:
-                cluster.append(engine)
-                break
-        else:
-            found.append([engine])
-    return found
-
-
-def _names(cluster: Sequence[Engine]) -> str:
-    targets = [engine.manifest.target for engine in cluster]
-    names = ", ".join(targets[:3]) + (f" +{len(targets) - 3}" if len(targets) > 3 else "")
-    kind = cluster[0].types if cluster[0].is_quantized else cluster[0].manifest.variant
-    return f"{names}: {kind}"
-
-
-# ---------------------------------------------------------------------- sensitivity and precisions
 
 
 def sensitivity(axes: Any, engine: Engine) -> None:
@@ -247,7 +49,7 @@ def sensitivity(axes: Any, engine: Engine) -> None:
     ranked = sorted(range(len(groups)), key=lambda i: -drawn[i])[:NOISIEST]
     if len(groups) <= NAMED:
         axes.set_xticks(places, [shortened(g.name, 22) for g in groups], rotation=38, ha="right",
-                        rotation_mode="anchor", fontsize=SMALL)  # fmt: skip
+                        rotation_mode="anchor", fontsize=SMALL, parse_math=False)  # fmt: skip
         return
     axes.set_xlabel("group, numbered in graph order", fontsize=NORMAL, color=FAINT)
     bars = _bars(axes, drawn)
@@ -300,7 +102,7 @@ def precision_map(axes: Any, engine: Engine) -> None:
             if 7 * len(name) < width * pixels - 3:
                 axes.text(
                     x + (width - gap) / 2, line + 0.39, name, fontsize=SMALL - 0.5, ha="center", va="center",
-                    color=ON_GREY if color(group.precision, carrier) == GREY else ON_COLOUR,
+                    color=ON_GREY if color(group.precision, carrier) == GREY else ON_COLOUR, parse_math=False,
                 )  # fmt: skip
             x += width
         first, last = row[0][0], row[-1][0]
@@ -365,7 +167,7 @@ def histogram(axes: Any, tensor: TensorRange, accent: str) -> None:
                 axes.axvline(x, **look)
         x = tried.threshold if tried.threshold <= axes.get_xlim()[1] else -tried.threshold
         if axes.get_xlim()[0] <= x <= axes.get_xlim()[1]:
-            shown.append((x, tried.method.replace("percentile ", "p"), accent if chosen else INK, chosen))
+            shown.append((x, method(tried.method), accent if chosen else INK, chosen))
     _flags(axes, sorted(shown))
 
 
@@ -390,25 +192,3 @@ def _flags(axes: Any, lines: Sequence[tuple[float, str, str, bool]]) -> None:
         )  # fmt: skip
         axes.plot([place_x, label_x], [1.0, 1.0 + 8 / frame.height], transform=axes.transAxes, color=ink,
                   linewidth=0.7, clip_on=False)  # fmt: skip
-
-
-# ---------------------------------------------------------------------- style
-
-
-def style(axes: Any, x: str, y: str) -> None:
-    """Quiet axes."""
-    axes.set_facecolor("none")
-    axes.set_xlabel(x, fontsize=NORMAL, color=FAINT)
-    axes.set_ylabel(y, fontsize=NORMAL, color=FAINT)
-    axes.tick_params(colors=FAINT, labelsize=SMALL, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.set_axisbelow(True)
-
-
-def bare(axes: Any) -> None:
-    """No ticks, no frame, no ground."""
-    axes.set_facecolor("none")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)

@@ -81,6 +81,12 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "number an 8-bit step stands for.",
     ),
     (
+        "max, p99.9, entropy, mse",
+        "Ways to choose the range of a tensor: the largest value there was; the one that 99.9 % of the "
+        "values "
+        "lie below; the one that keeps most of the distribution; the one of least mean squared error.",
+    ),
+    (
         "held-out",
         "Pictures that neither calibration nor the search for a plan ever saw. Only they judge an engine, as "
         "a fresh examination judges better than the exercises.",

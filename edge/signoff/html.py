@@ -58,7 +58,7 @@ def table(
     body = [
         tag(
             "tr",
-            *(tag("td", cell, data_label=name) for name, cell in zip(names, row, strict=True)),
+            *(tag("td", tag("div", cell), data_label=name) for name, cell in zip(names, row, strict=True)),
             class_="marked" if index in bright else None,
         )
         for index, row in enumerate(rows)

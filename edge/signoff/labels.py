@@ -71,6 +71,7 @@ def place(
             textcoords="offset points",
             va="center",
             ha="center",
+            parse_math=False,
             **style,
         )
         extent = text.get_window_extent(renderer)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from edge.signoff.data import COSINE, Dossier, Engine
+from edge.signoff.html import tag
 from edge.signoff.words import counted, listed, metric_of, number
 
 REUSED = "some pictures were calibrated with, too"
@@ -76,7 +77,9 @@ def data_used(dossier: Dossier) -> list[tuple[str, str, str, str]]:
 
 
 def _folder(samples: object) -> str:
-    return str(samples.get("images", "–")) if isinstance(samples, Mapping) else "–"
+    return (
+        tag("span", str(samples.get("images", "–")), class_="path") if isinstance(samples, Mapping) else "–"
+    )
 
 
 def limits(dossier: Dossier) -> list[str]:

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from edge import __version__
-from edge.signoff import figures, glossary, limits, words
+from edge.signoff import canvas, glossary, limits, pareto, words
 from edge.signoff.data import Dossier, Engine
 from edge.signoff.html import Html, bullets, table, tag, text
 from edge.signoff.sections import anchor, article, badge, figure
@@ -94,7 +94,7 @@ def _facts(dossier: Dossier) -> Iterator[tuple[str, str]]:
         yield "Largest loss of any engine", words.loss(worst)
         limit = next((c.limit for c in worst.checks if c.what == "drop" and c.limit is not None), None)
         if limit is not None:
-            yield "May be lost", f"{limit:g}{words.metric_of([worst]).unit}"
+            yield "May be lost", words.amount(limit, words.metric_of([worst]))
     speeds = [engine.speed_up for engine in dossier.quantized if engine.speed_up is not None]
     if speeds:
         low, high = words.times(min(speeds)), words.times(max(speeds))
@@ -177,12 +177,12 @@ def _row(engine: Engine) -> tuple[str, ...]:
 
 
 def _pareto(dossier: Dossier) -> Html | None:
-    shown = figures.drawable(dossier.engines)
+    shown = pareto.drawable(dossier.engines)
     if not shown:
         return None
     metric = words.metric_of(dossier.engines)
-    picture = figures.as_svg(
-        lambda axes: figures.pareto(axes, dossier.engines, metric), 1000, 440, (84, figures.LEVELS, 12, 48),
+    picture = canvas.as_svg(
+        lambda axes: pareto.pareto(axes, dossier.engines, metric), 1000, 440, (84, pareto.LEVELS, 12, 48),
         f"{metric.name} against expected speed-up",
     )  # fmt: skip
     missing = [engine.label for engine in dossier.engines if engine not in shown]

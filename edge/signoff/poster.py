@@ -10,11 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edge.signoff import figures, words
+from edge.signoff import figures, pareto, words
+from edge.signoff.canvas import FAILED, FAINT, INK, LINE, any_script, bare, new_figure
 from edge.signoff.data import Dossier, Engine, Pair
-from edge.signoff.figures import FAILED, FAINT, INK, LINE, bare, new_figure
 from edge.signoff.page import interesting, standing
-from edge.signoff.sections import worst_pairs
+from edge.signoff.samples import worst_pairs
 
 WIDTH, EDGE = 1600, 48
 """Of the picture and of its margin, in pixels."""
@@ -37,7 +37,16 @@ class Sheet:
         """Baseline-free: y is the text's top, counted from the picture's."""
 
         def draw(figure: Any, height: float) -> None:
-            figure.text(x / WIDTH, 1 - y / height, text, fontsize=size, color=color, va="top", **more)
+            figure.text(
+                x / WIDTH,
+                1 - y / height,
+                text,
+                fontsize=size,
+                color=color,
+                va="top",
+                parse_math=False,
+                **more,
+            )
 
         self._drawn.append(draw)
 
@@ -54,9 +63,10 @@ class Sheet:
     def save(self, path: Path) -> None:
         height = self.y + EDGE
         figure = new_figure(WIDTH, height)
-        for draw in self._drawn:
-            draw(figure, height)
-        figure.savefig(path, format="png", dpi=100, metadata={"Software": "edge"})
+        with any_script():
+            for draw in self._drawn:
+                draw(figure, height)
+            figure.savefig(path, format="png", dpi=100, metadata={"Software": "edge"})
 
 
 def draw_poster(dossier: Dossier, path: Path) -> None:
@@ -139,7 +149,7 @@ def _cells(engine: Engine) -> list[tuple[str, str]]:
 
 def _trade_off(sheet: Sheet, dossier: Dossier, engine: Engine | None) -> None:
     """The Pareto figure, and beside it how sensitive the parts of one engine are."""
-    drawn = figures.drawable(dossier.engines)
+    drawn = pareto.drawable(dossier.engines)
     sensitive = engine is not None and any(group.types for group in engine.groups)
     if not (drawn or sensitive):
         return
@@ -147,8 +157,8 @@ def _trade_off(sheet: Sheet, dossier: Dossier, engine: Engine | None) -> None:
     if drawn:
         sheet.title("Accuracy against speed")
         metric = words.metric_of(dossier.engines)
-        sheet.axes(EDGE + 74, sheet.y + 42, half - 74 - figures.LEVELS, 350,
-                   lambda axes: figures.pareto(axes, dossier.engines, metric))  # fmt: skip
+        sheet.axes(EDGE + 74, sheet.y + 42, half - 74 - pareto.LEVELS, 350,
+                   lambda axes: pareto.pareto(axes, dossier.engines, metric))  # fmt: skip
     if engine is not None and sensitive:
         x = EDGE + half + 60 if drawn else EDGE
         few = len(engine.groups) <= figures.NAMED

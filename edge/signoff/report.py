@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.errors import RuntimeFault, UsageError, nearest
+from edge.signoff.canvas import new_figure
 from edge.signoff.data import Dossier, Refused, collect
-from edge.signoff.figures import new_figure
 from edge.signoff.page import page
 from edge.signoff.poster import draw_poster
 from edge.store import Store

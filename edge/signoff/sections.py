@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Iterator, Sequence
 
-from edge.signoff import figures, words
-from edge.signoff.data import Engine, Group, Pair, TensorRange
+from edge.signoff import canvas, figures, words
+from edge.signoff.data import Engine, Group, Judged, TensorRange, Tried
+from edge.signoff.glossary import Metric
 from edge.signoff.html import Html, bullets, join, table, tag, text
+from edge.signoff.samples import samples
 
 TENSORS = 4
 """Histograms an engine."""
@@ -32,7 +33,7 @@ def article(same: Sequence[Engine], shown: dict[tuple[bytes | None, bytes | None
         *_sensitivity(engine),
         *_search(same),
         *_ranges(engine),
-        *_samples(engine, shown),
+        *samples(engine, shown),
         *_remarks(same),
     )
 
@@ -80,7 +81,7 @@ def _gate(engine: Engine) -> Html:
         )
         for c in engine.checks
     ]
-    how = f"What the gate decided on {words.origin(engine)}:"
+    how = f"Judged on {words.counted(accuracy.samples, 'picture')}, {accuracy.how or 'nobody said how'}:"
     if accuracy.divergence is not None:
         divergence = words.rounded(accuracy.divergence)
         lines.append(text(tag("span", "·"), f" divergence {divergence} a picture on average, no limit"))
@@ -103,7 +104,7 @@ def _plan(same: Sequence[Engine]) -> Iterator[Html]:
         )
         return
     rows = len(figures.map_rows(engine))
-    picture = figures.as_svg(
+    picture = canvas.as_svg(
         lambda axes: figures.precision_map(axes, engine),
         1000, rows * MAP_ROW + 2 * MAP_MARGIN, (2, 2, MAP_MARGIN, MAP_MARGIN),
         f"Precision map of {engine.label}",
@@ -186,7 +187,7 @@ def _sensitivity(engine: Engine) -> Iterator[Html]:
     if not engine.is_quantized or not any(group.types for group in groups):
         return
     few = len(groups) <= figures.NAMED
-    picture = figures.as_svg(
+    picture = canvas.as_svg(
         lambda axes: figures.sensitivity(axes, engine),
         1000, 360 if few else 320, (72, 8, 8, 108 if few else 46),
         f"Sensitivity of {engine.label}",
@@ -217,18 +218,8 @@ def _search(same: Sequence[Engine]) -> Iterator[Html]:
         for judged in trail.judged:
             if judged is trail.chosen:
                 marked.append(len(rows))
-            rows.append(
-                (
-                    engine.label,
-                    str(judged.position),
-                    words.clock(judged.seconds),
-                    words.rounded(judged.noise),
-                    words.from_to(judged.fp32, judged.this, metric.digits),
-                    words.rounded(judged.divergence),
-                    text(join(judged.failures, "; ")) if judged.failures else "good enough",
-                    "the engine’s plan" if judged is trail.chosen else "",
-                )
-            )
+            name = (engine.label,) if len(searched) > 1 else ()
+            rows.append((*name, *_judged(judged, judged is trail.chosen, metric)))
     count = searched[0].evidence.samples_used.get("search") if searched[0].evidence else None
     pictures = (
         f"{words.counted(count, 'picture')} of the calibration set"
@@ -243,15 +234,9 @@ def _search(same: Sequence[Engine]) -> Iterator[Html]:
         "evaluation. The search asks for more than the gate, as other pictures will judge the engine.",
     )
     names = (
-        "Engine",
-        "Step",
-        "Expected time",
-        "Predicted noise",
-        f"{metric.name} fp32 → plan",
-        "Divergence",
-        "The search found",
-        "",
-    )
+        *(("Engine",) if len(searched) > 1 else ()), "Step", "Expected time", "Predicted noise",
+        f"{metric.name} fp32 → plan", "Divergence", "What the search found",
+    )  # fmt: skip
     yield table(names, rows, marked=marked)
     for engine in searched:
         if engine.trail and engine.trail.note:
@@ -265,7 +250,19 @@ def _search(same: Sequence[Engine]) -> Iterator[Html]:
         )
 
 
-# ---------------------------------------------------------------------- ranges and samples
+def _judged(judged: Judged, chosen: bool, metric: Metric) -> tuple[str, ...]:
+    found = text(join(judged.failures, "; ")) if judged.failures else "good enough"
+    return (
+        str(judged.position),
+        words.clock(judged.seconds),
+        words.rounded(judged.noise),
+        words.from_to(judged.fp32, judged.this, metric.digits),
+        words.rounded(judged.divergence),
+        text(found, tag("strong", ": the engine’s plan")) if chosen else found,
+    )
+
+
+# ---------------------------------------------------------------------- ranges
 
 
 def _ranges(engine: Engine) -> Iterator[Html]:
@@ -292,24 +289,22 @@ def worst_tensors(engine: Engine) -> list[TensorRange]:
 
 
 def _histogram(engine: Engine, tensor: TensorRange) -> Html:
-    accent = figures.color(tensor.kind, "")
-    picture = figures.as_svg(
+    accent = canvas.color(tensor.kind, "")
+    picture = canvas.as_svg(
         lambda axes: figures.histogram(axes, tensor, accent), 480, 252, (58, 44, 66, 44),
         f"Range of {tensor.name} in {tensor.kind} for {engine.label}",
     )  # fmt: skip
     chosen, *others = tensor.tried
     clipped = words.percent(tensor.clipped(chosen.threshold))
-    told = (
-        f"Chosen: {chosen.method}, ±{words.rounded(chosen.threshold)}; {clipped} of the values are clipped."
-    )
+    told = f"Chosen: {_threshold(chosen)}; {clipped} of the values are clipped."
     tried = [
-        f"{t.method} ±{words.rounded(t.threshold)} leaves {words.times(t.error / chosen.error)} the error"
+        f"{_threshold(t)} leaves {words.times(t.error / chosen.error)} the error"
         for t in others
         if chosen.error > 0 and math.isfinite(t.error)
     ]
     readers = words.listed(list(tensor.read_by), 3)
     stays = [g for g in engine.groups if g.name in tensor.read_by and g.precision != tensor.kind]
-    note = f" Not used in this engine: {_stay(stays)}." if stays and len(stays) == len(tensor.read_by) else ""
+    note = f" Not used here: {_stay(stays)}." if stays and len(stays) == len(tensor.read_by) else ""
     caption = text(
         tag("strong", f"{tensor.name} in {tensor.kind}"), f", read by {readers}.{note} {told}",
         f" Tried, too: {', '.join(tried)}." if tried else "",
@@ -317,71 +312,14 @@ def _histogram(engine: Engine, tensor: TensorRange) -> Html:
     return figure(picture, caption, "half")
 
 
+def _threshold(tried: Tried) -> str:
+    return f"{words.method(tried.method)} at ±{words.rounded(tried.threshold)}"
+
+
 def _stay(groups: Sequence[Group]) -> str:
     names = words.listed([group.name for group in groups], 3)
     kinds = words.listed(sorted({group.precision for group in groups}))
-    return f"{names} {'stays' if len(groups) == 1 else 'stay'} in {kinds}"
-
-
-def _samples(engine: Engine, shown: dict[tuple[bytes | None, bytes | None], str]) -> Iterator[Html]:
-    pairs = worst_pairs(engine)
-    if not engine.pairs:
-        return
-    yield tag("h4", "Pictures on which it differs most")
-    if not pairs:
-        yield tag("p", "Its result is the original's on every held-out picture.")
-        return
-    again = {shown[_key(pair)] for pair in pairs if _key(pair) in shown}
-    fresh = [pair for pair in pairs if _key(pair) not in shown]
-    for pair in fresh:
-        shown[_key(pair)] = engine.label
-    yield tag("p", _spread(engine))
-    yield tag("div", *(_pair(pair) for pair in fresh), class_="grid wide")
-    if again:
-        rest = len(pairs) - len(fresh)
-        yield tag(
-            "p",
-            f"{words.counted(rest, 'more picture')} {'is' if rest == 1 else 'are'} shown above, at "
-            f"{words.listed(sorted(again))}.",
-        )
-
-
-def worst_pairs(engine: Engine) -> list[Pair]:
-    """Those that differ at all."""
-    return [pair for pair in engine.pairs if pair.divergence > 0]
-
-
-def _key(pair: Pair) -> tuple[bytes | None, bytes | None]:
-    return pair.fp32, pair.engine
-
-
-def _spread(engine: Engine) -> str:
-    found = [value for _, value in engine.evidence.divergences] if engine.evidence else []
-    told = "The worst ones of the evaluation, left as the original sees them, right as this engine does."
-    if len(found) > 1:
-        ordered = sorted(found)
-        median, most = words.rounded(ordered[len(ordered) // 2]), words.rounded(ordered[-1])
-        told += f" Divergence: {median} in the middle of {len(found)} pictures, {most} at worst."
-    if engine.carried:
-        told += " They come from emulation, before the engine was compiled on its device."
-    return told
-
-
-def _pair(pair: Pair) -> Html:
-    sides = (("original, fp32", pair.fp32), ("this engine", pair.engine))
-    pictures = [
-        tag("div", picture(content, f"{pair.name}: {side}"), tag("span", side, class_="side"))
-        for side, content in sides
-    ]
-    caption = tag("figcaption", tag("strong", pair.name), f", divergence {words.rounded(pair.divergence)}")
-    return tag("figure", tag("div", *pictures, class_="pair"), caption, class_="half")
-
-
-def picture(content: bytes | None, alt: str) -> Html:
-    """A JPEG within the page."""
-    if content is None:
-        return tag("p", "The picture is gone.", class_="faint")
-    return tag("img", src="data:image/jpeg;base64," + base64.b64encode(content).decode(), alt=alt)
+    return f"{names} {'computes' if len(groups) == 1 else 'compute'} in {kinds}"
 
 
 def _remarks(same: Sequence[Engine]) -> Iterator[Html]:

@@ -81,6 +81,11 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), *names[-1:]])
 
 
+def method(name: str) -> str:
+    """Of choosing a range: "percentile 99.9" as "p99.9"."""
+    return name.replace("percentile ", "p")
+
+
 def shortened(name: str, most: int) -> str:
     """A long name by its end, where names of nodes differ."""
     return name if len(name) <= most else "…" + name[1 - most :]
@@ -134,6 +139,12 @@ def from_to(before: float | None, now: float | None, digits: int) -> str:
     return f"{number(before, digits)}\u00a0→\u00a0{number(now, digits)}"
 
 
+def amount(limit: float, metric: Metric) -> str:
+    """A limit as it was written: "1 point", "0.05 dB"."""
+    unit = metric.unit.rstrip("s") if limit == 1 else metric.unit
+    return f"{limit:g}{unit}"
+
+
 def speed(engine: Engine) -> str:
     """ "1.3×", measured latency behind it."""
     parts = [] if engine.speed_up is None else [times(engine.speed_up)]
@@ -168,6 +179,9 @@ def overall(dossier: Dossier) -> str:
             if len(judged) > 1
             else "The engine passes its gate."
         )
+    worst = worst_drop(dossier)
+    if worst is not None and (worst.drop or 0) > 0 and worst.accuracy and worst.accuracy.metric != COSINE:
+        text += f" The largest loss is {loss(worst)}, of {worst.label}{_allowed(worst)}."
     if judged and missing:
         text += f" {listed(missing)} {'was' if len(missing) == 1 else 'were'} not judged."
     if dossier.refused:
@@ -245,7 +259,7 @@ def lost(engine: Engine) -> str:
         return "–"
     limit = next((c.limit for c in engine.checks if c.what == "drop"), None)
     shown = f"{number(drop, metric.digits)}{metric.unit}" if drop > 0 else "nothing"
-    return shown if limit is None else f"{shown} ({limit:g} allowed)"
+    return shown if limit is None else f"{shown} ({limit:g}\u00a0allowed)"
 
 
 def origin(engine: Engine) -> str:
