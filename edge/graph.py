@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,19 @@ def captured(node: onnx.NodeProto) -> Iterator[str]:
             inside |= {name for n in inner.node for name in n.output}
             read = [name for n in inner.node for name in (*n.input, *captured(n))]
             yield from (name for name in read if name and name not in inside)
+
+
+def rename_captured(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Have a node's sub-graphs read other tensors from around them, in place: old name → new one."""
+    for a in node.attribute:
+        for inner in (a.g, *a.graphs):
+            own = {i.name for i in inner.input} | {t.name for t in inner.initializer}
+            own |= {name for n in inner.node for name in n.output}
+            outer = {old: new for old, new in names.items() if old not in own}
+            for n in inner.node:
+                for index, name in enumerate(n.input):
+                    n.input[index] = outer.get(name, name)
+                rename_captured(n, outer)
 
 
 def part(graph: Graph, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> onnx.ModelProto:

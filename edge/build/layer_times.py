@@ -19,6 +19,7 @@ import onnx
 from edge.graph import Graph
 from edge.precision.cost import Costs
 from edge.precision.groups import Group
+from edge.precision.policy import WEIGHT_ONLY
 from edge.types import Array
 
 RUNS = 8
@@ -41,7 +42,12 @@ def measured(
     owners = _owners(graph, groups)
     plain, others = _by_owner(owners, _profile(carrier, feeds))
     integer, _ = _by_owner(owners, _profile(quantized, feeds))
-    products = {(name, "fp32"): plain.get(name, 0.0) for group in groups for name in group.products}
+    products = {  # weights in int8 alone are widened before they are multiplied
+        (name, precision): plain.get(name, 0.0)
+        for group in groups
+        for name in group.products
+        for precision in ("fp32", *WEIGHT_ONLY)
+    }
     products |= {(name, "int8"): integer.get(name, 0.0) for group in groups for name in group.products}
     return Costs(products, others, "measured on this processor")
 

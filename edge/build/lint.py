@@ -168,6 +168,24 @@ def one_type(c: Context) -> Iterator[Finding]:
                 )
 
 
+def one_quantized_type(c: Context) -> Iterator[Finding]:
+    """A product multiplies int8 with int8 and fp8 with fp8."""
+    for node in c.graph.nodes:
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            writers = [_behind_casts(c, name) for name in node.input[:2]]
+            kinds = {c.precision(w.input[0]) for w in writers if w and w.op_type == "DequantizeLinear"}
+            if {"int8", "fp8"} <= kinds:
+                yield Finding("error", "one-quantized-type", node.name, "a product of int8 and fp8")
+
+
+def _behind_casts(c: Context, name: str) -> onnx.NodeProto | None:
+    """What writes a tensor, looking through casts."""
+    writer = c.graph.producer.get(name)
+    while writer is not None and writer.op_type == "Cast":
+        writer = c.graph.producer.get(writer.input[0])
+    return writer
+
+
 def finite_constants(c: Context) -> Iterator[Finding]:
     """No constant is NaN; that one is infinite, or was cut off at its type's largest value, is said."""
     for name, tensor in c.graph.initializers.items():
@@ -223,6 +241,7 @@ RULES: tuple[Rule, ...] = (
     exact_scales,
     supported_types,
     one_type,
+    one_quantized_type,
     finite_constants,
     no_quantized_bias,
     one_residual_branch,

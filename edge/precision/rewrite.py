@@ -13,8 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edge.errors import ModelError
-from edge.graph import OPSET, Graph, captured
+from edge.graph import OPSET, Graph, captured, rename_captured
 from edge.precision import numerics
 from edge.precision.compensation import NO_COMPENSATION, Compensation, StoredWeight, bias_home, weight_key
 from edge.precision.placement import Point, points
@@ -172,7 +171,7 @@ class _Writer:
         copy.CopyFrom(node)
         island = node.op_type in FP32_ISLANDS or node.name in self.plan.widened
         if island:
-            self._keep_captured(node)
+            self._read_captured(copy)
         for index, name in enumerate(node.input):
             if name:
                 copy.input[index] = self._read(node, index, name, island)
@@ -274,21 +273,13 @@ class _Writer:
                 typed = numerics.narrow(numpy_helper.to_array(a.t), self.plan.carrier)
                 a.t.CopyFrom(numpy_helper.from_array(typed, a.t.name))
 
-    def _keep_captured(self, node: onnx.NodeProto) -> None:
-        """Constants that a sub-graph reads from around it stay; a tensor there would have another type.
-
-        Raises:
-            ModelError: it reads a float tensor, which outside is in the carrier.
-        """
-        for name in captured(node):
-            if self._is_carried(name):
-                raise ModelError(
-                    f"node '{node.name}' ({node.op_type}) reads '{name}' from outside itself",
-                    f"inside control flow it cannot follow the {self.plan.carrier} carrier",
-                    "pass the tensor as an input of the node, or export without control flow",
-                )
-            if name in self.graph.initializers:
+    def _read_captured(self, copy: onnx.NodeProto) -> None:
+        """What a sub-graph reads from around it stays fp32, like the sub-graph."""
+        names = dict.fromkeys(captured(copy))
+        for name in names:
+            if not self.graph.is_float(name) and name in self.graph.initializers:
                 self.constants.setdefault(name, self.graph.initializers[name])
+        rename_captured(copy, {name: self._as_fp32(name) for name in names if self.graph.is_float(name)})
 
     # ------------------------------------------------------------------ Q/DQ
 
@@ -338,13 +329,19 @@ class _Writer:
         value = self._value(name)
         key = weight_key(node, value.ndim, precision)
         label = f"{name}/axis{key[1]}" if key[1] else name
-        label = label if precision in QUANTIZED else f"{label}/{precision}"
+        alone = precision in QUANTIZED and len(self._types_of(name)) == 1
+        label = label if alone else f"{label}/{precision}"
         weight = self.compensation.weights.get(key) or round_weight(node, value, precision, self.target)
         least = self._least_scales(node, weight)
         if least is not None and (least > weight.scales).any():
             scales = np.maximum(weight.scales, least)
             return f"{label}/of {node.name}", stored_weight(value, scales, weight.axis, precision)
         return label, weight
+
+    def _types_of(self, weights: str) -> set[str]:
+        """In which types products read these weights: several where they share them."""
+        readers = self.graph.consumers.get(weights, [])
+        return {self.plan.precisions[node.name] for node in readers if node.name in self.plan.quantized}
 
     def _least_scales(self, node: onnx.NodeProto, weight: StoredWeight) -> numerics.Floats | None:
         """ONNX Runtime stores a bias as int32 in units of input × weight scale: it has to fit.

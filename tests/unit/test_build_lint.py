@@ -99,6 +99,10 @@ def mixed_addends(m: onnx.ModelProto) -> None:
     retype(m, "right.out", TensorProto.FLOAT)
 
 
+def int8_weights_for_fp8(m: onnx.ModelProto) -> None:
+    replace(m, "right.weight/fp8", np.zeros((32, 32, 3, 3), np.int8))
+
+
 def infinite_weight(m: onnx.ModelProto) -> None:
     bias = constant(m, "right.bias").copy()
     bias[0] = np.inf
@@ -144,6 +148,7 @@ BROKEN: list[tuple[Damage, str, str, str]] = [
     (inexact_scale, "error", "exact-scales", "left_relu.out/fp8"),
     (half_tensor, "error", "supported-types", "left_relu"),
     (mixed_addends, "error", "one-type", "add"),
+    (int8_weights_for_fp8, "error", "one-quantized-type", "right"),
     (infinite_weight, "warning", "finite-constants", "right"),
     (nan_weight, "error", "finite-constants", "right"),
     (quantized_bias, "error", "no-quantized-bias", "right"),

@@ -15,8 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.errors import ModelError
-from edge.graph import OPSET, Graph, attribute, serialize
+from edge.graph import OPSET, Graph, attribute, captured, serialize
 from edge.precision import numerics, plan
 from edge.precision.placement import points
 from edge.precision.plan import Plan, Variant
@@ -238,10 +237,13 @@ class TestCarrier:
             if tensor and tensor in value_types(model):
                 assert value_types(model)[tensor] in (TensorProto.FLOAT, TensorProto.BOOL)
 
-    def test_control_flow_that_reads_a_carried_tensor_is_refused(self) -> None:
-        index = graphs.graph(graphs.branch(captures=True))
-        with pytest.raises(ModelError, match=r"node 'if' \(If\) reads 'stem_relu.out' from outside itself"):
-            typed(index, "ada")
+    def test_what_control_flow_reads_from_around_itself_is_fp32(self) -> None:
+        model, _ = typed(graphs.graph(graphs.branch(captures=True)), "ada")
+        island = next(node for node in model.graph.node if node.op_type == "If")
+        constants = {t.name: t.data_type for t in model.graph.initializer}
+        read = set(captured(island))
+        assert read == {"stem_relu.out/as_fp32", "gain"}
+        assert all((value_types(model) | constants)[name] == TensorProto.FLOAT for name in read)
 
     def test_on_a_processor_it_reads_what_it_likes(self) -> None:
         index = graphs.graph(graphs.branch(captures=True))
