@@ -8,6 +8,7 @@ hit. One that fails leaves the published one in place, and the others are still 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
 import time
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ from edge.precision import calibrate, equalize, placement
 from edge.precision.plan import Variant
 from edge.store import Store
 from edge.targets import Target, format_capability
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Reporter", "Row", "build"]
 
@@ -86,7 +89,7 @@ def build(
     """
     reporter.step("read the model and its samples", 0, 0)
     inputs = gather(config)
-    jobs = [_job(inputs, target, variant, machine) for target in targets for variant in variants]
+    jobs = [new_job(inputs, target, variant, machine) for target in targets for variant in variants]
     rows: dict[Job, Row] = {}
     for job in jobs:
         row = _from_store(job, config.name, store, machine, reporter)
@@ -103,7 +106,7 @@ def build(
     return [_told(rows[job], job, machine) for job in jobs]
 
 
-def _job(inputs: Inputs, target: Target, variant: Variant, machine: Machine) -> Job:
+def new_job(inputs: Inputs, target: Target, variant: Variant, machine: Machine) -> Job:
     recipe = inputs.recipe(target, variant, machine)
     site = find_site(target, machine)
     builder = choose_builder(target, machine)
@@ -294,7 +297,7 @@ def _make(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Machi
         seconds = time.perf_counter() - start
         peak = max(peak_rss(), made.compiler_peak_rss, shop.preparation_peak_rss)
         entry = store.publish(_manifest(inputs, job, made, shop, machine, seconds, peak), made.files)
-        evidence.save(evidence.gather(entry.manifest, made.chosen, made.samples, shop.chooser), store.root)
+        _keep_evidence(entry, made, shop, store)
         return entry
 
     return dataclasses.replace(
@@ -305,6 +308,14 @@ def _make(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Machi
 def _warnings(job: Job, shop: Workshop) -> tuple[str, ...]:
     """What is wrong with the calibration pictures matters to quantized engines alone."""
     return () if job.variant == "exact" else shop.warnings
+
+
+def _keep_evidence(entry: Entry, made: Made, shop: Workshop, store: Store) -> None:
+    """For the report. The engine is published and good: what goes wrong here must not call it a failure."""
+    try:
+        evidence.save(evidence.gather(entry.manifest, made.chosen, made.samples, shop.chooser), store.root)
+    except Exception:
+        log.warning("the report of %s will know less", entry.manifest.address, exc_info=True)
 
 
 def _manifest(

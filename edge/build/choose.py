@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +32,7 @@ from edge.precision.cost import Costs, roofline
 from edge.precision.groups import Group, has_finite_constants, is_weighted, products
 from edge.precision.moments import Moments
 from edge.precision.numerics import Floats, QuantType
+from edge.precision.offsets import Offsets
 from edge.precision.path import Path
 from edge.precision.plan import Plan, Planner, Variant, block_size
 from edge.precision.policy import QUANTIZED, Policy
@@ -61,6 +62,7 @@ class Chosen:
 
     Attributes:
         graph: that it is for, fp32.
+        offsets: moves weights to hold the means that the carrier's biases cannot; None leaves them.
         found: what the search came to; None where there was nothing to search.
     """
 
@@ -68,11 +70,15 @@ class Chosen:
     plan: Plan
     ranges: Mapping[str, Range]
     compensation: Compensation
+    offsets: Offsets | None = None
     found: Found | None = None
 
     def typed(self, target: Target) -> onnx.ModelProto:
         """The graph with the plan in it."""
-        return rewrite(self.graph, self.plan, self.ranges, target, self.compensation)
+        compensation = self.compensation
+        if self.offsets is not None:
+            compensation = self.offsets.held(self.plan, compensation, target)
+        return rewrite(self.graph, self.plan, self.ranges, target, compensation)
 
 
 Opener = Callable[[Chosen], AbstractContextManager[Run]]
@@ -151,7 +157,7 @@ class Chooser:
         carrier = planner.target.carrier
         if carrier not in self._carriers:
             exact = Planner(self.graph, planner.target, "exact", {}).plan()
-            with opened(Chosen(self.graph, exact, {}, NO_COMPENSATION)) as run:
+            with opened(self.written(exact)) as run:
                 say = self._saying(f"{carrier} alone")
                 self._carriers[carrier] = measure(run, self.search, "while searching", say)
         return self._carriers[carrier]
@@ -176,9 +182,18 @@ class Chooser:
             compensation = self.weights(precision, plan.weight_only)
             stored |= compensation.weights
             biases |= compensation.biases
-        return Chosen(self.graph, plan, ranges, Compensation(stored, biases), found)
+        return Chosen(self.graph, plan, ranges, Compensation(stored, biases), self.offsets, found)
 
     # ------------------------------------------------------------------ measured once
+
+    @cached_property
+    def offsets(self) -> Offsets:
+        """Means that biases in the carrier cannot hold."""
+        return Offsets(self.graph, self._spreads)
+
+    def _spreads(self, nodes: Sequence[onnx.NodeProto]) -> Iterator[dict[str, Moments]]:
+        for portion in moments.portions(self.graph, [[node] for node in nodes]):
+            yield self._moments([node for bundle in portion for node in bundle])
 
     @property
     def known(self) -> list[QuantType]:
@@ -273,7 +288,9 @@ class Chooser:
     def _moments(self, nodes: Sequence[onnx.NodeProto]) -> dict[str, Moments]:
         samples = self._moment_set
         feeds = (probe.feeds for probe in self.inputs.probes(self.graph.inputs[0], samples))
-        return moments.measure(self.graph, nodes, feeds, len(samples), self._saying("what weights meet"))
+        found = moments.measure(self.graph, nodes, feeds, len(samples), self._saying("what weights meet"))
+        self.offsets.note(found)
+        return found
 
     def _can_be_rounded(self, precision: str, node: onnx.NodeProto) -> bool:
         value = self.graph.constant(node.input[1]) if is_weighted(self.graph, node) else None

@@ -195,6 +195,8 @@ class _Writer:
         weighted = index == 1 and name in self.graph.initializers
         if weighted and (quantized or node.name in self.plan.weight_only):
             return self._weight(node, name)
+        if weighted and not island and (moved := self._moved(node)) is not None:
+            return self._constant(name, moved, self.plan.carrier)
         if quantized and index == 2 and not self.target.is_gpu and name in self.graph.initializers:
             return self._integer_bias(node, name, self._bias(node, index, name))
         if (point := self._point(node, name)) is not None:
@@ -322,6 +324,12 @@ class _Writer:
         zero = self._constant(f"{label}/zero_point", np.zeros(weight.scales.shape), kind)
         block = {"block_size": weight.block} if weight.block else {}
         return self._dequantize(label, [q, scale, zero], carried_as, axis=weight.axis, **block)
+
+    def _moved(self, node: onnx.NodeProto) -> Array | None:
+        """Weights of a product in the carrier that are stored instead of the graph's (`offsets.py`)."""
+        rank = len(self.graph.initializers[node.input[1]].dims)
+        found = self.compensation.weights.get(weight_key(node, rank, self.plan.carrier))
+        return None if found is None else found.values
 
     def _stored(self, node: onnx.NodeProto) -> tuple[str, StoredWeight]:
         """What a product's weights are called, and how they are stored."""

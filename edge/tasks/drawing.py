@@ -59,7 +59,7 @@ def canvas(image: Image) -> Image:
     """A copy to draw on, in colour."""
     if image.ndim == 2 or image.shape[2] == 1:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
-    return np.array(image)
+    return np.array(image, order="C")  # OpenCV draws on no view
 
 
 def color_of(index: int) -> Color:

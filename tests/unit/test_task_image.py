@@ -94,7 +94,8 @@ def test_before_and_after_share_the_picture():
     payload = create({"range": 1}, "here").postprocess(
         {"out": np.ones((1, 3, 16, 16), np.float32)}, 0, place(16, 16)
     )
-    drawn = payload.draw(np.full((40, 80, 3), 10, np.uint8))
+    picture = np.full((3, 80, 40), 10, np.uint8).transpose(2, 1, 0)  # a view, as decoders may give one
+    drawn = payload.draw(picture)
     assert np.all(drawn[:, :30] == 10) and np.all(drawn[:, 50:] == 255)
 
 
