@@ -12,19 +12,22 @@ Which of them is best is measured, not believed: `sensitivity.py` runs the netwo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edge.precision import numerics
-from edge.precision.histogram import Histogram
+from edge.precision.histogram import BINS, Histogram
 from edge.precision.numerics import QuantType
 
 CANDIDATES = 96
 """Thresholds looked at for the least squared error and the least loss of information."""
 NARROWEST = 1 / 16
 """The lowest of them, as a part of the largest magnitude."""
+OCTAVE = 2.0 ** (np.arange(1, 16) / 16)
+"""Thresholds of fp8 beyond the largest magnitude, as parts of it: its steps double at powers of two, and
+where these lie matters more than the top of its range."""
 PERCENTILES = (99.9, 99.99, 99.999)
 FAINTEST = numerics.TINIEST * numerics.FP8_MAX / NARROWEST
 """Largest magnitude below which a scale could be too small for a device."""
@@ -70,8 +73,8 @@ def choose(h: Histogram) -> Range:
     return Range(
         h.low,
         h.high,
-        seen.least(seen.squared_error("int8")),
-        seen.least(seen.squared_error("fp8")),
+        seen.least_squares("int8"),
+        seen.least_squares("fp8"),
         seen.clipped(seen.least(seen.squared_error_u8)),
     )
 
@@ -87,7 +90,7 @@ def candidates(h: Histogram, kind: QuantType) -> tuple[Candidate, ...]:
     proposed = [Candidate("max", h.peak)]
     proposed += [Candidate(f"percentile {p:g}", seen.percentile(p)) for p in PERCENTILES[::-1]]
     proposed += [
-        Candidate("mse", seen.least(seen.squared_error(kind))),
+        Candidate("mse", seen.least_squares(kind)),
         Candidate("entropy", seen.least(seen.divergence(kind))),
     ]
     found: list[Candidate] = []
@@ -114,11 +117,16 @@ class _Seen:
         self.x = np.clip(h.centers[occupied], np.float32(h.low), np.float32(h.high))
         self.weight = h.counts[occupied].astype(np.float64)
         self.low, self.high, self.peak = min(h.low, 0.0), max(h.high, 0.0), h.peak
+        self.width = 2.0**h.exponent / BINS
 
-    def least(self, error: Callable[[float], float]) -> float:
-        """The threshold with the least error; of equal ones the largest."""
-        thresholds = self.peak * np.geomspace(1.0, NARROWEST, CANDIDATES)
-        return float(min(thresholds, key=error))
+    def least(self, error: Callable[[float], float], beyond: Sequence[float] = ()) -> float:
+        """The threshold with the least error; of equal ones the first."""
+        parts = [*np.geomspace(1.0, NARROWEST, CANDIDATES), *beyond]
+        return float(min((self.peak * part for part in parts), key=error))
+
+    def least_squares(self, kind: QuantType) -> float:
+        """The threshold with the least squared error."""
+        return self.least(self.squared_error(kind), OCTAVE.tolist() if kind == "fp8" else ())
 
     def percentile(self, percent: float) -> float:
         """The magnitude that so many of the values do not exceed."""
@@ -146,16 +154,24 @@ class _Seen:
         return max(self.low, -threshold), min(self.high, threshold)
 
     def divergence(self, kind: QuantType) -> Callable[[float], float]:
-        """Kullback–Leibler divergence of the values from what the type makes of them: the mass of each level
-        spread evenly over the bins that become it."""
+        """Kullback–Leibler divergence of the clipped values, which pile up at the ends, from what the type
+        makes of the others: the mass of each level spread evenly over the bins that become it. Zeros are
+        exact in any type and left out."""
+        magnitude = np.abs(self.x)
 
         def error(threshold: float) -> float:
+            inside = (magnitude <= threshold) & (magnitude >= self.width)
+            if not inside.any():
+                return np.inf
+            kept = self.weight[inside]
             scale = np.float32(threshold / numerics.QMAX[kind])
-            level = numerics.quantize(self.x, scale, kind).view(np.uint8)
-            mass = np.bincount(level, self.weight, minlength=256)
-            bins = np.bincount(level, minlength=256)
-            spread = (mass / np.maximum(bins, 1))[level]
-            return float(self.weight @ np.log(self.weight / spread))
+            level = numerics.quantize(self.x[inside], scale, kind).view(np.uint8)
+            mass = np.bincount(level, kept, minlength=256)
+            spread = (mass / np.maximum(np.bincount(level, minlength=256), 1))[level]
+            clipped = kept.copy()
+            clipped[0] += self.weight[self.x < -threshold].sum()
+            clipped[-1] += self.weight[self.x > threshold].sum()
+            return float(clipped @ np.log(clipped / spread * (kept.sum() / clipped.sum())))
 
         return error
 
