@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import json
 import re
 import sys
 import types
@@ -26,9 +27,12 @@ from edge.config import (
     InputConfig,
     ModelConfig,
     ProfileConfig,
+    QuantizeConfig,
     SamplesConfig,
     TaskConfig,
 )
+from edge.precision.facts import NUMBERS, TAGS
+from edge.precision.policy import Between, Condition, Match, Policy, Rule
 from edge.targets import TARGETS, Target
 from edge.tasks import TASKS
 
@@ -93,6 +97,7 @@ def model_config() -> str:
         *((f'`[task]` with `kind = "{kind}"`', task_settings(kind)) for kind in TASKS),
         ("`[calibration]` and `[evaluation]`", SamplesConfig),
         ("`[gate]`", GateConfig),
+        ("`[quantize]`", QuantizeConfig),
         ("`[profile]`", ProfileConfig),
     ]
     return "\n\n".join(f"### {title}\n\n{_keys(kind)}" for title, kind in sections)
@@ -107,6 +112,55 @@ def task_settings(kind: str) -> type[BaseModel]:
         if name.endswith("Settings") and isinstance(value, type) and value.__module__ == module.__name__
     ]
     return typing.cast("type[BaseModel]", found[0])
+
+
+def policy_keys() -> str:
+    """Every key of a policy's JSON file."""
+    sections: list[tuple[str, type[BaseModel]]] = [
+        ("The file", Policy),
+        ("A rule", Rule),
+        ("`match`", Match),
+        ("`between`", Between),
+        ("A condition under `where`", Condition),
+    ]
+    text = [f"### {title}\n\n{_keys(kind, nested=True)}" for title, kind in sections]
+    words = [
+        ("### Words for `tag` and `not_tag`", ("tag", "what has to be so of a node"), TAGS),
+        ("### Words for `where`", ("number", "what it is of a node"), NUMBERS),
+    ]
+    for title, header, meanings in words:
+        text.append(f"{title}\n\n{table(header, ((f'`{w}`', m) for w, m in meanings.items()))}")
+    return "\n\n".join(text)
+
+
+def policy_schema() -> str:
+    """JSON Schema of a policy, for editors."""
+    schema = Policy.model_json_schema()
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    schema["properties"] = {"$schema": {"type": "string"}, **schema["properties"]}
+    match = schema["$defs"]["Match"]["properties"]
+    for name in ("tag", "not_tag"):
+        match[name]["items"] = {"enum": [*TAGS]}
+    match["where"]["propertyNames"] = {"enum": [*NUMBERS]}
+    for definition in (schema, *schema["$defs"].values()):
+        for key in definition.get("properties", {}).values():
+            _one_or_more(key)
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def _one_or_more(key: dict[str, Any]) -> None:
+    """For a list of words or numbers a single one may stand, too."""
+    options = key.pop("anyOf", None) or [{n: key.pop(n) for n in _OF_A_LIST if n in key}]
+    for option in list(options):
+        if option.get("type") == "array" and "$ref" not in option["items"]:
+            for wrong, right in (("minLength", "minItems"), ("maxLength", "maxItems")):
+                if wrong in option:  # what pydantic calls them behind a validator
+                    option[right] = option.pop(wrong)
+            options.insert(0, option["items"])
+    key |= {"anyOf": options} if len(options) > 1 else options[0]
+
+
+_OF_A_LIST = ("type", "items", "minItems", "maxItems", "minLength", "maxLength")
 
 
 def target_keys() -> str:
@@ -127,13 +181,16 @@ def _attributes(docstring: str) -> dict[str, str]:
     return {name: " ".join(description.split()) for name, description in found}
 
 
-def _keys(kind: type[BaseModel]) -> str:
+def _keys(kind: type[BaseModel], nested: bool = False) -> str:
+    """Its keys; those that are sections of their own only where these are `nested` in it."""
     rows = []
     for name, field in kind.model_fields.items():
-        if _is_section(field.annotation):
+        section = _is_section(field.annotation)
+        if section and not nested:
             continue
         default = "required" if field.is_required() else _default(field.default)
-        rows.append((f"`{name}`", _type(field.annotation), default, field.description or ""))
+        what = "as below" if section else _type(field.annotation)
+        rows.append((f"`{field.alias or name}`", what, default, field.description or ""))
     return table(("key", "value", "default", "meaning"), rows)
 
 
@@ -191,7 +248,10 @@ BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "matrix-details": ("docs/hardware.md", matrix_details),
     "model-config": ("docs/configuration.md", model_config),
     "target-keys": ("docs/configuration.md", target_keys),
+    "policy-keys": ("docs/policies.md", policy_keys),
 }
+FILES: dict[str, Callable[[], str]] = {"docs/policy.schema.json": policy_schema}
+"""Files that are generated as a whole."""
 
 
 def block(page: str, name: str) -> str:
@@ -219,6 +279,10 @@ def update(root: Path = ROOT) -> list[Path]:
         if after != before:
             page.write_text(after, encoding="utf-8")
             changed.append(page)
+    for place, generate in FILES.items():
+        if not (root / place).exists() or (root / place).read_text(encoding="utf-8") != generate():
+            (root / place).write_text(generate(), encoding="utf-8")
+            changed.append(root / place)
     return changed
 
 

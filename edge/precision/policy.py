@@ -100,7 +100,7 @@ class Rule(Section):
     """One rule of a policy."""
 
     name: str = Field("", description="what errors and reports call it; default: its place")
-    match: Match
+    match: Match = Field(description="which nodes it is about")
     precision: Precisions = Field(
         (), description="what the node shall have; of several the search takes the best that the device has"
     )
@@ -137,7 +137,7 @@ class Policy(Section):
         description="speed: the fastest plan that passes the gate; balanced: also leave in the carrier what "
         "costs little time and much accuracy; accuracy: the same, at a higher price",
     )
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[Rule, ...] = Field((), description="in the order in which they are applied")
 
     @model_validator(mode="after")
     def _named_rules(self) -> Policy:
