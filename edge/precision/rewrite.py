@@ -201,10 +201,11 @@ class _Writer:
             return self._integer_bias(node, name, self._bias(node, index, name))
         if (point := self._point(node, name)) is not None:
             return self._pair(point)
+        if (node.name, index) in self.shifts:
+            carrier = "fp32" if island else self.plan.carrier
+            return self._constant(f"{name}/of {node.name}", self._bias(node, index, name), carrier)
         if island or index in KEEPS_FP32.get(node.op_type, ()):
             return self._as_fp32(name)
-        if (node.name, index) in self.shifts:
-            return self._constant(f"{name}/of {node.name}", self._bias(node, index, name), self.plan.carrier)
         return self._carried(name)
 
     def _point(self, node: onnx.NodeProto, name: str) -> Point | None:
