@@ -32,6 +32,8 @@ FACTORS = {
 }
 """Scales that are tried, as parts of the one that keeps the largest weight. Integers gain from clipping; the
 steps of fp8 double at powers of two, and it gains from where these lie."""
+RIDGES = (0.0, 1e-6, 1e-4, 1e-2, 1.0)
+"""Added to the diagonal where a matrix has no root otherwise, as parts of its largest value."""
 PANEL = 128
 """Weights of a dot product that are finished before the rest is brought up to date."""
 
@@ -195,6 +197,18 @@ def feed_back(rows: Floats, scales: Floats, importance: Doubles, kind: WeightTyp
 
 
 def _inverse_root(matrix: Doubles) -> Doubles:
-    """Upper triangular U with UᵀU = matrix⁻¹: row k tells how the weights behind k make up for its error."""
-    root: Doubles = np.linalg.cholesky(np.linalg.inv(matrix)).transpose(0, 2, 1)
-    return root
+    """Upper triangular U with UᵀU = matrix⁻¹: row k tells how the weights behind k make up for its error.
+
+    Inputs that hardly vary around a large mean leave a matrix of rounding errors: more is then added to its
+    diagonal, until it has a root.
+    """
+    largest = np.abs(matrix).max(axis=(1, 2), keepdims=True)
+    for share in RIDGES:
+        try:
+            steady = matrix + share * largest * np.eye(matrix.shape[1])
+            root: Doubles = np.linalg.cholesky(np.linalg.inv(steady)).transpose(0, 2, 1)
+        except np.linalg.LinAlgError:
+            continue
+        if np.isfinite(root).all():
+            return root
+    return np.broadcast_to(np.eye(matrix.shape[1]), matrix.shape)
