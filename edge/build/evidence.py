@@ -24,6 +24,7 @@ from edge.precision.groups import groups, operands
 from edge.precision.histogram import Histogram
 from edge.precision.search import Found
 from edge.tasks import Task
+from edge.tasks.image import Picture
 from edge.types import Array, Image, Payload
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ def gather(
         for index, shown in enumerate(samples.worst):
             names = {side: f"{manifest.variant}-{index}-{side}.jpg" for side in ("fp32", "engine")}
             about["samples"].append({"name": shown.name, "divergence": shown.divergence, **names})
-            pictures[names["fp32"]] = _small(shown.fp32.draw(shown.image))
-            pictures[names["engine"]] = _small(shown.engine.draw(shown.image))
+            pictures[names["fp32"]] = _small(_seen(shown.fp32, shown.image))
+            pictures[names["engine"]] = _small(_seen(shown.engine, shown.image))
     return Evidence(about, pictures)
 
 
@@ -141,6 +142,11 @@ def load(manifest: Manifest, root: Path) -> dict[str, Any] | None:
 def forget(model: str, root: Path) -> None:
     """Remove all that is kept about a model's engines, pictures among it."""
     shutil.rmtree(root / model / FOLDER, ignore_errors=True)
+
+
+def _seen(payload: Payload, image: Image) -> Image:
+    """What an engine makes of a picture: its own picture, or what it found, drawn."""
+    return payload.image if isinstance(payload, Picture) else payload.draw(image)
 
 
 def _small(picture: Image) -> Image:
