@@ -207,18 +207,20 @@ def _problem(kind: type[BaseModel], error: Any) -> str:
         return f"unknown key '{'.'.join(path)}', {nearest(path[-1], _fields(kind, path[:-1]))}"
     name = ".".join(path) or "the file"
     value = "" if error["type"] == "missing" else f" (got {error['input']!r})"
-    return f"{name}: {error['msg']}{value if len(value) < 80 else ''}"
+    return f"{name}: {error['msg'].removeprefix('Value error, ')}{value if len(value) < 80 else ''}"
 
 
 def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
-        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
+        if part not in kind.model_fields:
+            continue  # a place in a list, or a key of a table
+        annotation = kind.model_fields[part].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
         inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
         if not inner:
             return []
         kind = inner[0]
-    return list(kind.model_fields)
+    return [field.alias or name for name, field in kind.model_fields.items()]
 
 
 def assets() -> Path:

@@ -135,6 +135,34 @@ def transformer() -> onnx.ModelProto:
     return net.model(net.op("Gemm", pooled, net.weights("classes.weight", 32, 10), bias, name="classes"))
 
 
+def encoder(blocks: int = 2) -> onnx.ModelProto:
+    """Patches, transformer blocks `b0.`, `b1.` … of attention (one head) and MLP, a matrix: 10 scores."""
+    net = Net()
+    x = net.conv("image", "patches", (3, 32), kernel=8, strides=[8, 8])
+    x = net.op("Reshape", x, net.constant("tokens_shape", [1, 32, -1], np.int64), name="tokens")
+    x = net.op("Transpose", x, name="rows", perm=[0, 2, 1])
+
+    def norm(x: str, name: str) -> str:
+        one, zero = net.constant(f"{name}.scale", np.ones(32)), net.constant(f"{name}.bias", np.zeros(32))
+        return net.op("LayerNormalization", x, one, zero, name=name, axis=-1)
+
+    def matrix(x: str, name: str, shape: tuple[int, int]) -> str:
+        return net.op("MatMul", x, net.weights(f"{name}.weight", *shape), name=name)
+
+    for b in (f"b{index}" for index in range(blocks)):
+        n = norm(x, f"{b}.norm1")
+        q, k, v = (matrix(n, f"{b}.{part}", (32, 32)) for part in ("query", "key", "value"))
+        turned = net.op("Transpose", k, name=f"{b}.turned", perm=[0, 2, 1])
+        scores = net.op("MatMul", q, turned, name=f"{b}.scores")
+        scores = net.op("Mul", scores, net.constant(f"{b}.factor", 32**-0.5), name=f"{b}.scaled")
+        mixed = net.op("MatMul", net.op("Softmax", scores, name=f"{b}.softmax"), v, name=f"{b}.mix")
+        x = net.op("Add", x, matrix(mixed, f"{b}.project", (32, 32)), name=f"{b}.add1")
+        wide = net.op("Relu", matrix(norm(x, f"{b}.norm2"), f"{b}.up", (32, 64)), name=f"{b}.relu")
+        x = net.op("Add", x, matrix(wide, f"{b}.down", (64, 32)), name=f"{b}.add2")
+    pooled = net.op("ReduceMean", norm(x, "norm"), name="mean", axes=[1], keepdims=0)
+    return net.model(net.op("Gemm", pooled, net.weights("classes.weight", 32, 10), name="classes"))
+
+
 def attention(head: int, tokens: int) -> onnx.ModelProto:
     """Attention of a 1×1×tokens×head input over itself, one head, between two products."""
     net = Net(shape=(1, 1, tokens, head))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def make_for_gpu(
 
     Raises:
         ModelError: lint or the compiler refuses the graph.
-        GateError: nothing is accurate enough; the first one's error.
+        GateError: nothing is accurate enough; the error of what came nearest.
     """
     rejected: list[GateError] = []
     for row in _rows(target, variant):
@@ -63,7 +64,14 @@ def make_for_gpu(
         kept, left = row.quantized[0], target.quantized[0]
         why = f"{kept}, because with {left} it fails the gate: {rejected[0].why}"
         return dataclasses.replace(engine, reason=f"{why}; {engine.reason}")
-    raise rejected[0]
+    raise max(rejected, key=_reached)
+
+
+def _reached(error: GateError) -> tuple[float, float]:
+    """How good an engine is that failed its gate: by its task's metric, then by its outputs."""
+    found = error.accuracy or Accuracy()
+    cosines = [output.cosine or 0.0 for output in found.outputs]
+    return found.this if found.this is not None else -math.inf, min(cosines, default=0.0)
 
 
 def _rows(target: Target, variant: Variant) -> list[Target]:

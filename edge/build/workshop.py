@@ -155,7 +155,10 @@ class Workshop:
         fix = "use the 'exact' variant, better calibration pictures, or another gate"
         if found is not None:
             shares = ", ".join(f"{share:.0%} {p}" for p, share in found.plan.mac_shares.items())
-            failed.append(f"the best plan of {len(found.judged)} that were run has {shares} of the work")
+            failed.append(
+                f"the best of {len(found.judged)} plans that were run has {shares} of the work and reaches "
+                f"{accuracy.metric} {accuracy.this or 0.0:.6g} (fp32 {accuracy.fp32 or 0.0:.6g})"
+            )
             fix = (
                 "use 'exact' or 'w8a16', a policy with `at_least`, more calibration pictures, or another gate"
             )

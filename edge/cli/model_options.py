@@ -89,12 +89,30 @@ def model_config(args: argparse.Namespace) -> ModelConfig:
     Raises:
         UsageError: options contradict each other.
         InputError: what they name cannot be read.
+        ConfigError: the policy is for a target that the matrix has not.
     """
     config = _config(args)
-    if args.policy is None:
-        return config
-    quantize = config.quantize.model_copy(update={"policy": Path(args.policy)})
-    return config.model_copy(update={"quantize": quantize})
+    if args.policy is not None:
+        quantize = config.quantize.model_copy(update={"policy": Path(args.policy)})
+        config = config.model_copy(update={"quantize": quantize})
+    _refuse_unknown_targets(config.quantize.policy, matrix(args))
+    return config
+
+
+def _refuse_unknown_targets(path: Path | None, known: Mapping[str, Target]) -> None:
+    """A rule for a target that is misspelt would be for none."""
+    from edge.errors import nearest
+    from edge.precision.policy import NOTHING, load_policy
+
+    policy = load_policy(path) if path else NOTHING
+    for index, rule in enumerate(policy.rules):
+        for name in rule.targets:
+            if name not in known:
+                raise ConfigError(
+                    f"the policy's rule '{policy.label(index)}' is for the target '{name}'",
+                    "the hardware matrix has no such row",
+                    nearest(name, known),
+                )
 
 
 def _config(args: argparse.Namespace) -> ModelConfig:

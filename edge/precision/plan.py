@@ -145,9 +145,7 @@ class Planner:
         self.facts = describe(graph, self.groups)
         self.group_of = {name: group for group in self.groups for name in group.products}
         self._ranges = ranges
-        self._book = Rulebook(
-            graph, self.facts, target, policy if variant != "exact" else _wide_rules(policy)
-        )
+        self._book = Rulebook(graph, self.facts, target, _concerning(policy, variant))
         self._wide = beyond_fp16(graph) if target.carrier == "fp16" else frozenset()
         self._float_nodes = [n for n in graph.nodes if computes_in_float(graph, n)]
         self.options: dict[str, Options] = {
@@ -296,9 +294,17 @@ def make(
     return Planner(graph, target, variant, ranges, activations, policy).plan()
 
 
-def _wide_rules(policy: Policy) -> Policy:
-    """What of a policy concerns an engine that quantizes nothing: the rules that ask for fp32."""
-    return policy.model_copy(update={"rules": tuple(rule for rule in policy.rules if rule.widens)})
+def _concerning(policy: Policy, variant: Variant) -> Policy:
+    """What of a policy concerns a variant. One that quantizes nothing: the rules that ask for fp32. One that
+    quantizes weights alone, which is finer than int8 and fp8: all but the rules that ask for these."""
+    if variant == "fast":
+        return policy
+    kept = [
+        rule.model_copy(update={"name": policy.rule_name(index)})
+        for index, rule in enumerate(policy.rules)
+        if (rule.widens if variant == "exact" else not {*QUANTIZED} & {*rule.precision})
+    ]
+    return policy.model_copy(update={"rules": tuple(kept)})
 
 
 def depth_axis(node: onnx.NodeProto, rank: int) -> int:

@@ -147,8 +147,11 @@ class Policy(Section):
             raise ValueError(f"two rules are called '{sorted(twice)[0]}'")
         return self
 
+    def rule_name(self, index: int) -> str:
+        return self.rules[index].name or f"rule {index + 1}"
+
     def label(self, index: int) -> str:
-        return f"{self.name}: {self.rules[index].name or f'rule {index + 1}'}"
+        return f"{self.name}: {self.rule_name(index)}"
 
 
 NOTHING = Policy(name="none")

@@ -42,6 +42,8 @@ class Rulebook:
     def __init__(self, graph: Graph, facts: Mapping[str, Facts], target: Target, policy: Policy) -> None:
         self.graph, self.facts, self.target, self.policy = graph, facts, target, policy
         self.matcher = Matcher(graph, facts)
+        self.objecting: dict[tuple[str, str], str] = {}
+        """Node and precision → the hardware's rule that objects."""
         self.refused = self._refused()
         self.hits = self._hits()
 
@@ -55,6 +57,7 @@ class Rulebook:
                 reasons = found.setdefault(node, {})
                 for precision in rule.forbid:
                     reasons.setdefault(precision, self._reason(rule, node))
+                    self.objecting.setdefault((node, precision), f"hardware rule '{rule.name}'")
         return found
 
     def _hits(self) -> dict[str, list[int]]:
@@ -115,8 +118,9 @@ class Rulebook:
         carrier = self.target.carrier
         reasons = {**self.refused.get(node, {}), **possible}
         absent = {p for p in QUANTIZED if p not in self.target.quantized}
-        reasons |= {p: f"{self.target.name} has no {p}" for p in absent}
+        reasons |= {p: f"{self.target.name} has no {p} in the hardware matrix" for p in absent}
         left = [p for p in wanted if p not in reasons]
+        said: dict[str, str] = {}
         decided = ""
         for index in self.hits.get(node, []):
             rule, label = self.policy.rules[index], self.policy.label(index)
@@ -124,23 +128,23 @@ class Rulebook:
             if rule.precision:
                 asked = [carrier if word == "carrier" else word for word in rule.precision]
                 left = [p for p in asked if p not in reasons and self._carries(p)]
-                decided = why
+                said, decided = {}, why
             elif rule.at_least is not None:
                 least = ORDER.index(carrier if rule.at_least == "carrier" else rule.at_least)
                 removed = [p for p in left if ORDER.index(p) < least]
                 left = [p for p in left if p not in removed] or (
                     ["fp32"] if rule.at_least == "fp32" else [carrier]
                 )
-                reasons |= dict.fromkeys(removed, why)
+                said |= dict.fromkeys(removed, why)
                 decided = why if removed else decided
             else:
                 removed = [carrier if word == "carrier" else word for word in rule.forbid]
                 left = [p for p in left if p not in removed]
-                reasons |= dict.fromkeys(removed, why)
+                said |= dict.fromkeys(removed, why)
                 decided = why if removed else decided
             if not left:
                 raise self._contradiction(node, rule, label, reasons)
-        return Options(tuple(left), reasons, decided)
+        return Options(tuple(left), reasons | said, decided)
 
     def _carries(self, precision: str) -> bool:
         """Whether the device has this float type as its carrier, or it is no 16-bit float at all."""
@@ -148,7 +152,8 @@ class Rulebook:
 
     def _contradiction(self, node: str, rule: Rule, label: str, reasons: Mapping[str, str]) -> ConfigError:
         asked = ", ".join(rule.precision or rule.forbid)
-        why = "; ".join(f"{p}: {reasons[p]}" for p in rule.precision if p in reasons)
+        told = {p: self.objecting.get((node, p), "") for p in rule.precision if p in reasons}
+        why = "; ".join(f"{p}: {reasons[p]}{name and f' ({name})'}" for p, name in told.items())
         if not why and rule.precision:
             why = f"{self.target.name} carries {self.target.carrier}"
         return ConfigError(

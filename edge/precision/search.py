@@ -172,7 +172,7 @@ class _Walk:
         return len(self.judged) < MOST_JUDGED and not late
 
 
-def _score(judged: Judged) -> tuple[bool, float, float]:
-    """Best last: whether it passes (metrics jump), the metric, then the noise."""
+def _score(judged: Judged) -> tuple[int, float, float]:
+    """Best last: to how little the gate objects (metrics jump), the metric, then the noise."""
     this = judged.accuracy.this
-    return (not judged.failures, this if this is not None else -math.inf, -judged.noise)
+    return (-len(judged.failures), this if this is not None else -math.inf, -judged.noise)
