@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,13 @@ class Builder:
         *words: str,
         targets: str = "orin",
         variants: str = "fast",
+        task: str = "segment",
         more: str = "",
     ) -> int:
         """The exit code; `more` is added to the config."""
         graphs.saved(model, self.folder / "net.onnx")
         (self.folder / "net.toml").write_text(
-            'name = "net"\nonnx = "net.onnx"\n[input]\nsize = [32, 32]\n[task]\nkind = "segment"\n'
+            f'name = "net"\nonnx = "net.onnx"\n[input]\nsize = [32, 32]\n[task]\nkind = "{task}"\n'
             f'[calibration]\nimages = "pictures"\n{more}\n'
         )
         options = ["--targets", targets, "--variants", variants, "--json", str(self.folder / "rows.json")]
@@ -359,3 +361,137 @@ class TestControlFlow:
             carrier = builder.manifest(target).carrier
             assert builder.plan(target)[node] == (carrier, f"{op} is control flow: it stays as it is")
             assert builder.plan(target)["body"][0] == "int8"
+
+
+class TestGate:
+    """A gate that no plan can meet."""
+
+    GATE = "[gate]\nmin_sqnr_db = 300"
+
+    def test_the_best_plan_and_its_score_are_told(self, builder: Builder) -> None:
+        assert builder.build(chain(), targets="ada", more=self.GATE) == 3
+        (row,) = builder.rows
+        assert (row["state"], row["path"]) == ("failed", None)
+        assert re.search(r"the best of \d+ plans that were run has \d+% [\w %,]+ of the work", row["reason"])
+        assert f"reaches cosine {row['accuracy']['this']:.6g} (fp32 1)" in row["reason"]
+        builder.said("SQNR of 'out' is", "the gate asks for 300", "it was not published")
+
+    def test_what_was_published_before_stays(self, builder: Builder) -> None:
+        assert builder.build(chain()) == 0
+        before = published(builder.folder)
+        assert builder.build(chain(), more=self.GATE) == 3
+        assert published(builder.folder) == before
+
+    def test_other_engines_are_built(self, builder: Builder) -> None:
+        assert builder.build(chain(), targets="orin,cpu", more=self.GATE) == 3
+        assert {row["target"]: row["state"] for row in builder.rows} == {"orin": "failed", "cpu": "verified"}
+        assert "fails the gate" in builder.manifest("cpu").reason  # int8 does, fp32 is there
+
+
+def published(folder: Path) -> dict[str, bytes]:
+    """Every file of the engines that a store holds."""
+    engines = folder / "engines" / "net" / "orin"
+    return {str(path): path.read_bytes() for path in engines.rglob("*") if path.is_file()}
+
+
+def rule(**more: Any) -> dict[str, Any]:
+    return {"match": {"name": "left"}, "precision": "carrier", "reason": "a test"} | more
+
+
+class TestPolicies:
+    """A policy that contradicts the hardware, the graph or itself: exit code 2, and what to mend."""
+
+    @pytest.mark.parametrize(
+        ("model", "target", "asked", "said"),
+        [
+            (chain, "t4", rule(precision="fp8"), "t4 has no fp8 in the hardware matrix"),
+            (chain, "cpu", rule(precision="fp8"), "cpu has no fp8 in the hardware matrix"),
+            (chain, "t4", rule(precision="bf16"), "t4 carries fp16"),
+            (chain, "orin", rule(precision="w4a16"), "(hardware rule 'int4-matrices')"),
+            (
+                graphs.depthwise_swish,
+                "ada",
+                rule(match={"tag": "depthwise"}, precision="fp8"),
+                "no optimized fp8 kernel for grouped convolution (group=32) (hardware rule 'fp8-groups')",
+            ),
+            (
+                graphs.transformer,
+                "cpu",
+                rule(match={"tag": "attention"}, precision="int8"),
+                "this device has no quantized kernel for it (hardware rule 'no-quantized-attention')",
+            ),
+        ],
+    )
+    def test_it_asks_for_what_the_device_has_not(
+        self,
+        builder: Builder,
+        model: Callable[[], onnx.ModelProto],
+        target: str,
+        asked: dict[str, Any],
+        said: str,
+    ) -> None:
+        policy = builder.policy(asked | {"name": "my wish"})
+        task = "classify" if model is graphs.transformer else "segment"
+        assert builder.build(model(), "--policy", policy, targets=target, task=task) == 2
+        asks = f"'mine: my wish' asks for {asked['precision']} at node '"
+        builder.said(asks, f"on {target} that is not possible", said)
+
+    def test_the_other_targets_are_built(self, builder: Builder) -> None:
+        policy = builder.policy(rule(precision="fp8"))
+        assert builder.build(chain(), "--policy", policy, targets="t4,ada") == 2
+        assert [row["state"] for row in builder.rows] == ["failed", "bundle"]
+        assert builder.plan("ada")["left"] == ("fp8", "mine: rule 1: a test")
+
+    @pytest.mark.parametrize(
+        ("match", "said"),
+        [
+            ({"name": "lefft*"}, "name 'lefft*' fits none (near: left)"),
+            ({"op": "Gemm"}, "op 'Gemm' fits none (operators there are: Conv)"),
+            ({"tag": "attention"}, "tag attention fits none (tags there are: first, last, picture,"),
+            ({"layers": [9, 12]}, "layers 9–12 fits none (layers go from 0 to 3)"),
+            ({"name": "left", "tag": "last"}, "name 'left' fits 1, tag last fits 1 (its criteria fit"),
+            ({"between": {"from": "stem_relu.outt"}}, "did you mean 'stem_relu.out'?"),
+        ],
+    )
+    def test_a_rule_matches_nothing(self, builder: Builder, match: dict[str, Any], said: str) -> None:
+        policy = builder.policy(rule(match=match))
+        assert builder.build(chain(), "--policy", policy) == 2
+        builder.said(said)
+
+    def test_a_rule_hits_more_than_it_expects(self, builder: Builder) -> None:
+        policy = builder.policy(rule(match={"op": "Conv"}, expect=2))
+        assert builder.build(chain(), "--policy", policy) == 2
+        builder.said("matches 4 nodes", "it expects at most 2; some of them: stem, left, right, head")
+
+    @pytest.mark.parametrize(
+        ("asked", "said"),
+        [
+            (rule(precison="int8"), "unknown key 'rules.0.precison', did you mean 'precision'?"),
+            (rule(match={"nam": "left"}), "unknown key 'rules.0.match.nam', did you mean 'name'?"),
+            (rule(match={"between": {"form": "x"}}), "'rules.0.match.between.form', did you mean 'from'?"),
+            (rule(match={"tag": "depthwis"}), "there is no tag 'depthwis', did you mean 'depthwise'?"),
+            (rule(match={"where": {"kernell": {}}}), "there is no number 'kernell', did you mean 'kernel'?"),
+            (rule(precision="int16"), "'int8', 'w8a16', 'carrier', 'bf16', 'fp16' or 'fp32' (got 'int16')"),
+            (rule(at_least="bf16"), "exactly one of `precision`, `at_least` and `forbid`"),
+            (rule(targets=["oren"]), "for the target 'oren'"),
+            ({"match": {}, "precision": "int8"}, "rules.0.reason: Field required"),
+        ],
+    )
+    def test_a_word_is_wrong(self, builder: Builder, asked: dict[str, Any], said: str) -> None:
+        assert builder.build(chain(), "--policy", builder.policy(asked)) == 2
+        builder.said(said)
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (b'{"name": "mine", "rules": [}', "is not valid JSON"),
+            (b"\xff\xfe\x00", "is not valid JSON"),
+            (b"[]", "is not a JSON object"),
+            (b"{}", "name: Field required"),
+        ],
+    )
+    def test_it_is_no_policy_at_all(self, builder: Builder, content: bytes, said: str) -> None:
+        policy = Path(builder.policy())
+        policy.write_bytes(content)
+        assert builder.build(chain(), "--policy", str(policy)) == 2
+        builder.said("policy.json", said)
