@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
-DISTANCES = (9, 18, 30, 44, 60, 78, 98, 120)
+DISTANCES = (9, 18, 30, 44, 60, 78, 98, 120, 145)
 """From the point to the label, in pixels; from the third on a line leads there."""
-AROUND = (0, 180, 40, -40, 140, -140, 90, -90, 65, -65, 115, -115)
+LEAD = 2
+AROUND = (0, 180, 40, -40, 140, -140, 90, -90, 65, -65, 115, -115, 20, -20, 160, -160, 78, -78, 102, -102)
 """Angles at which a label may stand, right and left first."""
 ABOVE = (90, 70, 110, 45, 135, 20, 160)
 MARGIN = 2.0
+FREE = 1e-6
+"""What costs less covers nothing."""
+SHUFFLES = 8
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,54 +66,118 @@ def place(
         style: of the texts.
     """
     renderer, frame = axes.figure.canvas.get_renderer(), axes.get_window_extent()
-    points = 72 / axes.figure.dpi  # a pixel; files are written in other resolutions
     inside = Box(frame.x0, frame.y0, frame.x1, frame.y1)
-    pixels = [tuple(map(float, axes.transData.transform((label.x, label.y)))) for label in labels]
-    full = [*taken, *(Box(x - 5, y - 5, x + 5, y + 5) for x, y in pixels)]
-    for label, (x, y) in zip(labels, pixels, strict=True):
-        text = axes.annotate(
-            label.text,
-            (label.x, label.y),
-            (0, 0),
-            textcoords="offset points",
-            va="center",
-            ha="center",
-            parse_math=False,
-            **style,
+    points = [_pixel(axes, label) for label in labels]
+    texts = [
+        axes.annotate(
+            label.text, (label.x, label.y), (0, 0), textcoords="offset points", va="center", ha="center",
+            parse_math=False, **style,
         )
-        extent = text.get_window_extent(renderer)
-        far, box = _best((x, y), (extent.width, extent.height), full, inside, angles)
-        dx, dy = (box.x0 + box.x1) / 2 - x, (box.y0 + box.y1) / 2 - y
-        text.set_position((dx * points, dy * points))
-        full.append(box)
-        if far:
-            end = _edge((x, y), box)
-            _lead(axes, (x, y), end, style.get("color", "black"))
-            full += _along((x, y), end)
+        for label in labels
+    ]  # fmt: skip
+    sizes = [(extent.width, extent.height) for extent in (t.get_window_extent(renderer) for t in texts)]
+    pixel = 72 / axes.figure.dpi  # in points; files are written in other resolutions
+    for text, (x, y), spot in zip(
+        texts, points, _arranged(points, sizes, inside, taken, angles), strict=True
+    ):
+        dx, dy = (spot.box.x0 + spot.box.x1) / 2 - x, (spot.box.y0 + spot.box.y1) / 2 - y
+        text.set_position((dx * pixel, dy * pixel))
+        if spot.far:
+            _lead(axes, (x, y), _edge((x, y), spot.box), style.get("color", "black"))
 
 
-def _best(
-    point: tuple[float, float],
-    size: tuple[float, float],
-    full: Sequence[Box],
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """A label's place, what it costs, and whether a line has to lead there."""
+
+    box: Box
+    far: bool
+    cost: float
+
+
+def _arranged(
+    points: Sequence[Point],
+    sizes: Sequence[Point],
     inside: Box,
+    taken: Sequence[Box],
     angles: Sequence[int],
-) -> tuple[bool, Box]:
-    """Where a label of this size covers least, the nearer the better, and whether that is far away."""
-    found: list[tuple[float, int, Box]] = []
-    for near, distance in enumerate(DISTANCES):
-        for angle in angles:
-            box = _beside(point, size, distance, math.radians(angle))
-            outside = box.area - box.overlap(inside)
-            cost = sum(box.overlap(other) for other in full) + 3 * outside
-            if cost == 0:
-                return near >= 2, box
-            found.append((cost, near, box))
-    _, near, box = min(found, key=lambda each: each[:2])
-    return near >= 2, box
+) -> Sequence[_Spot]:
+    """A place for every label: one after the other, in the order of a few that leaves least covered."""
+    best: dict[int, _Spot] = {}
+    least = math.inf
+    for order in _orders(points):
+        marks = [Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+        room = _Room(inside, taken, marks, angles)
+        spots: dict[int, _Spot] = {}
+        for index in order:
+            point, spot = points[index], room.best(points[index], sizes[index])
+            spots[index] = spot
+            marks.append(spot.box)
+            marks += _along(point, _edge(point, spot.box)) if spot.far else []
+        total = sum(spot.cost for spot in spots.values())
+        if total < least:
+            best, least = spots, total
+        if least < FREE:
+            break
+    return [best[index] for index in range(len(points))]
 
 
-def _beside(point: tuple[float, float], size: tuple[float, float], distance: float, angle: float) -> Box:
+def _orders(points: Sequence[Point]) -> Iterator[list[int]]:
+    """As given, from both sides, and some others; always the same."""
+    indices = [*range(len(points))]
+    yield indices
+    by_x = sorted(indices, key=lambda i: points[i])
+    yield by_x
+    yield by_x[::-1]
+    random = Random(0)
+    for _ in range(SHUFFLES):
+        yield random.sample(indices, len(indices))
+
+
+def _pixel(axes: Any, label: Label) -> Point:
+    x, y = axes.transData.transform((label.x, label.y))
+    return float(x), float(y)
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Where there is room for a label.
+
+    Attributes:
+        taken: what no label may cover, but a line to one may cross.
+        marks: what neither may: points, labels and lines so far.
+    """
+
+    inside: Box
+    taken: Sequence[Box]
+    marks: Sequence[Box]
+    angles: Sequence[int]
+
+    def best(self, point: Point, size: Point) -> _Spot:
+        """Where a label of this size covers least, the nearer the better."""
+        found = None
+        for near, distance in enumerate(DISTANCES):
+            far = near >= LEAD
+            for angle in self.angles:
+                box = _beside(point, size, distance, math.radians(angle))
+                cost = self._cost(point, box, far)
+                if found is None or cost < found.cost:
+                    found = _Spot(box, far, cost)
+                if cost < FREE:
+                    return found
+        assert found is not None
+        return found
+
+    def _cost(self, point: Point, box: Box, far: bool) -> float:
+        cost = 3 * (box.area - box.overlap(self.inside))
+        cost += sum(box.overlap(other) for other in (*self.taken, *self.marks))
+        if far:
+            line = _along(point, _edge(point, box))[1:]
+            cost += 20 * sum(step.overlap(mark) for step in line for mark in self.marks)
+        return cost
+
+
+def _beside(point: Point, size: Point, distance: float, angle: float) -> Box:
     """The label's box so that its edge, not its centre, is that far away."""
     (x, y), (width, height) = point, (size[0] + 2 * MARGIN, size[1] + 2 * MARGIN)
     cos, sin = math.cos(angle), math.sin(angle)
@@ -115,21 +186,21 @@ def _beside(point: tuple[float, float], size: tuple[float, float], distance: flo
     return Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
 
 
-def _edge(point: tuple[float, float], box: Box) -> tuple[float, float]:
+def _edge(point: Point, box: Box) -> Point:
     """The nearest place of the box."""
     x, y = point
     return min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1)
 
 
-def _lead(axes: Any, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
+def _lead(axes: Any, start: Point, end: Point, color: str) -> None:
     data = axes.transData.inverted()
     (x0, y0), (x1, y1) = data.transform(start), data.transform(end)
     axes.plot([x0, x1], [y0, y1], color=color, linewidth=0.6, zorder=1.5, scalex=False, scaley=False)
 
 
-def _along(start: tuple[float, float], end: tuple[float, float], every: float = 6.0) -> list[Box]:
+def _along(start: Point, end: Point, every: float = 5.0) -> list[Box]:
     """Small boxes on a line, so that no later label covers it."""
     (x0, y0), (x1, y1) = start, end
     steps = max(1, int(math.hypot(x1 - x0, y1 - y0) / every))
     places = ((x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps) for i in range(1, steps))
-    return [Box(x - 1, y - 1, x + 1, y + 1) for x, y in places]
+    return [Box(x - 2, y - 2, x + 2, y + 2) for x, y in places]

@@ -13,7 +13,7 @@ from edge.signoff.labels import Box, Label, place
 from edge.signoff.words import number
 
 MARKERS = {"fast": "o", "exact": "s", "w8a16": "D", "w4a16": "^"}
-NEAR = 10
+NEAR = 12
 """Marks so near, in pixels, become one."""
 LEVELS = 132
 """Right of the trade-off figure, for what its lines mean, in pixels."""
@@ -36,9 +36,8 @@ def pareto(axes: Any, engines: Sequence[Engine], metric: Metric) -> None:
     lines = _levels(axes, _meanings(axes, fp32, least, metric))
     if aside is not None:
         _fence(axes, aside, min([1.0, *known]))
-    _frontier(
-        axes, [point for engine, point in zip(shown, points, strict=True) if engine.speed_up is not None]
-    )
+    able = [engine.speed_up is not None and engine.passes is not False for engine in shown]
+    _frontier(axes, [point for point, fine in zip(points, able, strict=True) if fine])
     clusters = _clusters(axes, shown, points)
     for engines_here, point in clusters:
         _mark(axes, engines_here[0], point)

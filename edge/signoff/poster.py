@@ -107,7 +107,7 @@ def _head(sheet: Sheet, dossier: Dossier) -> None:
         for line in textwrap.wrap(f"Refused: {refused.label}: {refused.reason}", 150)[:2]:
             sheet.text(EDGE, sheet.y, line, 11, FAILED)
             sheet.y += 24
-    sheet.y += 8
+    sheet.y += 18 if dossier.refused else 8
 
 
 def _fill(axes: Any, color: str) -> None:

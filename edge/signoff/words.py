@@ -244,10 +244,10 @@ _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]?\d+)?(?!\w)")
 
 
 def by_reason(groups: Iterable[Group]) -> list[tuple[str, list[Group]]]:
-    """Groups by the reason for their precision, most work first; numbers within a reason may differ."""
-    found: dict[str, list[Group]] = {}
+    """Groups by precision and the reason for it, most work first; numbers within a reason may differ."""
+    found: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
-        found.setdefault(_NUMBER.sub("#", group.reason), []).append(group)
+        found.setdefault((group.precision, _NUMBER.sub("#", group.reason)), []).append(group)
     ordered = sorted(found.values(), key=lambda g: (-sum(x.macs for x in g), -len(g)))
     return [(summed_up([g.reason for g in some]), some) for some in ordered]
 
