@@ -19,7 +19,8 @@ from edge.signoff.canvas import (
     color,
     style,
 )
-from edge.signoff.data import Engine, Group, TensorRange
+from edge.signoff.data import Engine
+from edge.signoff.kept import Group, TensorRange
 from edge.signoff.labels import ABOVE, Box, Label, place
 from edge.signoff.words import counted, method, percent, shortened
 

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 
 from edge.signoff import canvas, figures, words
-from edge.signoff.data import Engine, Group, Judged, TensorRange, Tried
+from edge.signoff.data import Engine
 from edge.signoff.glossary import Metric
 from edge.signoff.html import Html, bullets, join, table, tag, text
+from edge.signoff.kept import Group, Judged, TensorRange, Tried
 from edge.signoff.samples import samples
 
 TENSORS = 4

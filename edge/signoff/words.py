@@ -6,8 +6,9 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from edge.signoff.data import COSINE, Check, Dossier, Engine, Group
+from edge.signoff.data import COSINE, Check, Dossier, Engine
 from edge.signoff.glossary import METRICS, Metric
+from edge.signoff.kept import Group
 from edge.targets import TARGETS
 
 NARROW = "\u202f"
@@ -57,11 +58,6 @@ def clock(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1e6:.3g} µs"
-
-
-def size(count: int) -> str:
-    """Bytes in decimal megabytes."""
-    return f"{count / 1e6:.1f} MB" if count < 1e8 else f"{count / 1e6:.0f} MB"
 
 
 def times(factor: float) -> str:
@@ -155,7 +151,7 @@ def speed(engine: Engine) -> str:
 
 def _allowed(engine: Engine) -> str:
     limit = next((c.limit for c in engine.checks if c.what == "drop"), None)
-    return "" if limit is None else f" ({limit:g} may be lost)"
+    return "" if limit is None else f" ({amount(limit, metric_of([engine]))} may be lost)"
 
 
 def _fails(engine: Engine) -> str:
