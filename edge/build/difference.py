@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge.build.bundle import GRAPH
 from edge.manifest import Accuracy, Entry, Manifest, OutputAccuracy
 
-SCALES = "/scale"
-"""How names of scales end (`edge.precision.rewrite`)."""
+Scales = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,18 @@ class ScaleChange:
     """A scale, or scales of one tensor, with another value.
 
     Attributes:
-        ratio: of the largest change among them, above 1 where the scale grew.
+        ratio: of the largest change among them, above 1 where the scale grew; None where there are more or
+            fewer of them.
     """
 
     name: str
     count: int
-    ratio: float
+    ratio: float | None
+
+    @property
+    def size(self) -> float:
+        """How large the change is, whichever way it goes."""
+        return math.inf if self.ratio is None else abs(math.log(self.ratio))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +100,7 @@ def compare(a: Entry, b: Entry) -> Difference:
     return Difference(
         a.manifest,
         b.manifest,
-        tuple(_facts(a.manifest, b.manifest)),
+        tuple(_facts(a, b)),
         tuple(_plan(a.manifest, b.manifest)),
         changed,
         only_a,
@@ -101,7 +108,9 @@ def compare(a: Entry, b: Entry) -> Difference:
     )
 
 
-def _facts(a: Manifest, b: Manifest) -> Iterator[tuple[str, str, str]]:
+def _facts(first: Entry, second: Entry) -> Iterator[tuple[str, str, str]]:
+    a, b = first.manifest, second.manifest
+    graphs = [entry.manifest.files.get(_graph(entry), "none")[:16] for entry in (first, second)]
     pairs = [
         ("model", a.model, b.model),
         ("target", a.target, b.target),
@@ -109,6 +118,7 @@ def _facts(a: Manifest, b: Manifest) -> Iterator[tuple[str, str, str]]:
         ("state", a.state, b.state),
         ("fp32 graph", a.graph_sha256[:16], b.graph_sha256[:16]),
         ("calibration", (a.calibration_sha256 or "none")[:16], (b.calibration_sha256 or "none")[:16]),
+        ("typed graph", graphs[0], graphs[1]),
         ("carrier", a.carrier, b.carrier),
         ("builder", f"{a.builder.name} {a.builder.version}", f"{b.builder.name} {b.builder.version}"),
         ("built on", a.machine, b.machine),
@@ -152,25 +162,26 @@ def _plan(a: Manifest, b: Manifest) -> Iterator[PlanChange]:
             yield PlanChange(node, known.op, x.precision if x else "", y.precision if y else "", known.reason)
 
 
-def _scales(entry: Entry) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]] | None:
-    """All scales of an engine's graph by name; None where it holds no graph."""
+def _graph(entry: Entry) -> str:
+    """The file of an engine's typed graph; "" where it holds none."""
     name = GRAPH if GRAPH in entry.manifest.files else entry.manifest.engine_file
-    if not name.endswith(".onnx"):
+    return name if name.endswith(".onnx") else ""
+
+
+def _scales(entry: Entry) -> Scales | None:
+    """All scales of an engine's graph by name; None where it holds no graph."""
+    name = _graph(entry)
+    if not name:
         return None
-    model = onnx.load(entry.path / name)
-    return {
-        t.name: numpy_helper.to_array(t).astype(np.float64)
-        for t in model.graph.initializer
-        if t.name.endswith(SCALES)
-    }
+    graph = onnx.load(entry.path / name).graph
+    read = {n.input[1] for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    return {t.name: numpy_helper.to_array(t).astype(np.float64) for t in graph.initializer if t.name in read}
 
 
-def _changed(
-    a: dict[str, np.ndarray[Any, np.dtype[np.float64]]], b: dict[str, np.ndarray[Any, np.dtype[np.float64]]]
-) -> Iterator[ScaleChange]:
+def _changed(a: Scales, b: Scales) -> Iterator[ScaleChange]:
     for name in (n for n in a if n in b):
         if a[name].shape != b[name].shape:
-            yield ScaleChange(name, max(a[name].size, b[name].size), float("nan"))
+            yield ScaleChange(name, max(a[name].size, b[name].size), None)
             continue
         ratio = b[name] / a[name]
         count = int(np.count_nonzero(ratio != 1))

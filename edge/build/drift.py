@@ -8,7 +8,7 @@ clip.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from edge import tasks
 from edge.backends import Engine, EngineOptions, Expectation, backend
 from edge.build import emulate
 from edge.build.bundle import GRAPH
-from edge.build.inputs import graph_sha256
+from edge.build.inputs import graph_sha256, split
 from edge.build.verify import Reference, failures, measure
 from edge.config import ModelConfig, SamplesConfig, validate
 from edge.errors import InputError, StoreError
@@ -32,6 +32,7 @@ from edge.manifest import Accuracy, Entry, Manifest, check_machine
 from edge.precision.numerics import PRECISION, QMAX
 from edge.precision.sessions import observer
 from edge.preprocess import Preprocess
+from edge.tasks import Sample, Task
 from edge.tasks.outputs import TAIL
 from edge.types import Array
 
@@ -134,10 +135,10 @@ def verify(
     config = validate(ModelConfig, m.config, f"the config of {m.address}")
     _same_graph(m, config)
     task = tasks.create(config)
-    samples = evaluation or config.evaluation or config.calibration
+    samples = _samples(task, config, evaluation)
     progress("prepare the fp32 graph", 0, 0)
     shape = (config.input.channels, *config.input.size)
-    model = prepare(read(config.onnx), config.input.name, shape)
+    model = prepare(read(config.onnx, config.quantize.given), config.input.name, shape)
     with tempfile.TemporaryDirectory(prefix="edge-verify-") as folder:
         fp32 = Path(folder) / "fp32.onnx"
         fp32.write_bytes(serialize(model))
@@ -148,7 +149,7 @@ def verify(
                 task,
                 config.input,
                 Graph(model).inputs[0],
-                task.samples(samples),
+                samples,
                 engine.run,
                 cases,
                 lambda done, total: progress("fp32 on the samples", done, total),
@@ -165,6 +166,12 @@ def verify(
         tuple(_changes(m, machine, evaluation is not None)),
         clipped,
     )
+
+
+def _samples(task: Task, config: ModelConfig, given: SamplesConfig | None) -> Sequence[Sample]:
+    """What is judged by: what was given, or what the engine was judged by when it was built."""
+    chosen = given or config.evaluation
+    return task.samples(chosen) if chosen else split(task.samples(config.calibration))[1]
 
 
 def _same_graph(m: Manifest, config: ModelConfig) -> None:
@@ -255,36 +262,47 @@ def _changes(m: Manifest, machine: Machine, other_samples: bool) -> Iterator[str
 # ---------------------------------------------------------------------- scales and new pictures
 
 
-def scales(model: onnx.ModelProto) -> dict[str, tuple[str, float]]:
-    """Activation → type and scale of its quantizer, for every tensor that a graph quantizes."""
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the quantizer of a tensor can hold, from its scale and zero point."""
+
+    kind: str
+    low: float
+    high: float
+
+
+def held(model: onnx.ModelProto) -> dict[str, Held]:
+    """By activation, for every tensor that a graph quantizes."""
     constants = {t.name: t for t in model.graph.initializer}
     found = {}
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] not in constants:
-            scale = numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
+            scale, zero = (
+                float(numpy_helper.to_array(constants[name]).astype(np.float64).reshape(-1)[0])
+                for name in node.input[1:3]
+            )
             kind = PRECISION[constants[node.input[2]].data_type]
-            found[node.input[0]] = (kind, float(scale.reshape(-1)[0]))
+            low, high = (0.0, 255.0) if kind == "uint8" else (-QMAX[kind], QMAX[kind])
+            found[node.input[0]] = Held(kind, (low - zero) * scale, (high - zero) * scale)
     return found
 
 
 def _clipped(entry: Entry, config: ModelConfig, folder: Path, progress: Progress) -> tuple[Clipped, ...]:
-    """Every tensor with a symmetric scale, on the pictures of a folder."""
+    """Every quantized tensor, on the pictures of a folder."""
     model = emulate.emulated(_graph(entry))
-    symmetric = {name: (kind, scale) for name, (kind, scale) in scales(model).items() if kind in QMAX}
-    if not symmetric:
+    holds = held(model)
+    if not holds:
         return ()
-    run = observer(model, list(symmetric), plain=True)
-    peak, beyond, count = (dict.fromkeys(symmetric, 0.0) for _ in range(3))
+    run = observer(model, list(holds), plain=True)
+    peak, beyond, count = (dict.fromkeys(holds, 0.0) for _ in range(3))
     for feeds in _feeds(entry.manifest.inputs[0].name, config, folder, progress):
         for name, value in run(feeds).items():
-            kind, scale = symmetric[name]
-            magnitude = np.abs(value)
-            peak[name] = max(peak[name], float(magnitude.max(initial=0)))
-            beyond[name] += float(np.count_nonzero(magnitude > scale * QMAX[kind]))
-            count[name] += magnitude.size
+            peak[name] = max(peak[name], float(np.abs(value).max(initial=0)))
+            beyond[name] += float(np.count_nonzero((value < holds[name].low) | (value > holds[name].high)))
+            count[name] += value.size
     return tuple(
-        Clipped(name, kind, scale * QMAX[kind], peak[name], beyond[name] / max(count[name], 1))
-        for name, (kind, scale) in symmetric.items()
+        Clipped(name, h.kind, max(-h.low, h.high), peak[name], beyond[name] / max(count[name], 1))
+        for name, h in holds.items()
     )
 
 

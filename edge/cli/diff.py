@@ -77,8 +77,9 @@ def _print_scales(found: Difference, console: object) -> None:
     console.print("\n[bold]scales[/]: {} changed, {} only in A, {} only in B".format(*counts))
     if found.scales:
         table = plain_table("scale", "values", "largest change")
-        for c in sorted(found.scales, key=lambda c: -abs(c.ratio - 1))[:SHOWN]:
-            table.add_row(escape(c.name), str(c.count), f"×{c.ratio:.4g}")
+        for c in sorted(found.scales, key=lambda c: -c.size)[:SHOWN]:
+            change = "more or fewer" if c.ratio is None else f"×{c.ratio:.4g}"
+            table.add_row(escape(c.name), str(c.count), change)
         console.print(table)
         _more(console, len(found.scales))
 

@@ -45,11 +45,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(drift.to_json(), indent=1))
     else:
-        _print(drift)
+        _print(drift, looked_for_clipping=args.calib is not None)
     return GateError.exit_code if drift.failures else EXIT_DONE
 
 
-def _print(drift: Drift) -> None:
+def _print(drift: Drift, looked_for_clipping: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
 
@@ -72,7 +72,8 @@ def _print(drift: Drift) -> None:
     console.print(table)
     for text in (*drift.failures, *drift.changes):
         console.print(f"• {text}", markup=False)
-    _print_clipped(drift, console)
+    if looked_for_clipping:
+        _print_clipped(drift, console)
 
 
 def _print_clipped(drift: Drift, console: object) -> None:
@@ -83,6 +84,7 @@ def _print_clipped(drift: Drift, console: object) -> None:
 
     assert isinstance(console, Console)
     if not drift.clipped:
+        console.print("\nno tensor of this engine is quantized: it has no scales that could clip")
         return
     unusual = [c for c in drift.clipped if c.unusual]
     console.print(f"\nscales of {len(drift.clipped)} tensors, {len(unusual)} to look at on these pictures")
