@@ -87,8 +87,8 @@ def _report(rows: list[Row], args: argparse.Namespace) -> None:
 
     roots = {row.model: row.path.parents[3] for row in rows if row.path is not None}
     for model in dict.fromkeys(row.model for row in rows if row.target):
-        root = roots.get(model, args.out or (STORE if args.bundle is None else None))
-        if root is None:  # a bundle that came to nothing, in a store that is not named
+        root = roots.get(model, None if args.bundle else args.out or STORE)
+        if root is None:  # a bundle that came to nothing leaves nothing behind
             continue
         if args.no_report:
             evidence.forget(model, root)
