@@ -272,6 +272,6 @@ def _readers(graph: Graph) -> dict[str, list[str]]:
 
 def _bars(h: Histogram) -> dict[str, Any]:
     """The histogram in few bars between its extremes."""
-    centers, counts = h.centers.astype(np.float64), h.counts
-    bars, edges = np.histogram(centers, BARS, (h.low, max(h.high, h.low + 1e-30)), weights=counts)
+    values = np.clip(h.centers.astype(np.float64), h.low, h.high)  # a bin's centre may lie beyond them
+    bars, edges = np.histogram(values, BARS, (h.low, h.high), weights=h.counts)
     return {"counts": bars.astype(int).tolist(), "edges": [float(edges[0]), float(edges[-1])]}
