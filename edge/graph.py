@@ -8,25 +8,28 @@ it.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import numpy_helper
 
 from edge.errors import ConfigError, ModelError
+from edge.simplify import STANDARD_DOMAINS, simplified
 from edge.types import Array
 
 OPSET = 19
 """First opset with fp8 and with 16-bit scales; TensorRT 10.3's parser documents up to 20."""
 
+Given = Literal["refuse", "keep"]
+"""What to do with Q/DQ that a graph comes with."""
+
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 class Graph:
@@ -160,8 +163,11 @@ def serialize(model: onnx.ModelProto) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def read(path: Path) -> onnx.ModelProto:
+def read(path: Path, given: Given = "refuse") -> onnx.ModelProto:
     """Load and check an ONNX file.
+
+    Args:
+        given: what to do with a graph that holds Q/DQ already.
 
     Raises:
         ModelError: it is missing, not ONNX, damaged, not float32, or holds what cannot be built.
@@ -174,34 +180,29 @@ def read(path: Path) -> onnx.ModelProto:
         model = onnx.load(path)
         if not model.graph.node:
             raise ValueError("it holds no graph")
-        _refuse_what_cannot_be_built(model, path)
+        _refuse_what_cannot_be_built(model, path, given)
         onnx.checker.check_model(model)
     except ModelError:
         raise
     except Exception as e:  # protobuf, onnx and the checker each raise their own
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ModelError(f"{path} is not a valid ONNX model", reason, "export the model again") from e
-    return model
+    return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
-def _refuse_what_cannot_be_built(model: onnx.ModelProto, path: Path) -> None:
+def _refuse_what_cannot_be_built(model: onnx.ModelProto, path: Path, given: Given) -> None:
     opsets = {o.domain: o.version for o in model.opset_import}
     opset = opsets.get("", opsets.get("ai.onnx", 1))
     for node in model.graph.node:
         name = node.name or ", ".join(node.output)
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if given == "refuse" and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             raise ModelError(
                 f"{path} is quantized already: node '{name}' is a {node.op_type}",
                 "a precision plan starts from the fp32 graph",
-                "give the graph as it was before quantization",
+                'give the graph as it was before quantization, or keep what it has: `given = "keep"` under '
+                "[quantize] of its config",
             )
-        if node.domain not in STANDARD_DOMAINS:
-            raise ModelError(
-                f"unsupported operator {node.domain}::{node.op_type} in node '{name}' of {path}",
-                "it is not one of ONNX's own operators, so neither TensorRT nor the CPU engine knows it",
-                "export with standard operators only",
-            )
-        if not onnx.defs.has(node.op_type, opset, ""):
+        if node.domain in STANDARD_DOMAINS and not onnx.defs.has(node.op_type, opset, ""):
             raise ModelError(
                 f"unsupported operator {node.op_type} in node '{name}' of {path}",
                 f"opset {opset} has no such operator",
@@ -223,7 +224,7 @@ def prepare(model: onnx.ModelProto, input_name: str | None, shape: tuple[int, in
     model = onnx.ModelProto.FromString(model.SerializeToString())
     _fix_input(model, picture_input(model, input_name), shape)
     _name_nodes(model)  # runtimes refuse two nodes of one name
-    model = _simplify(_convert(model))
+    model = simplified(_convert(model))
     _drop_empty_constants(model)
     _name_nodes(model)
     return model
@@ -314,30 +315,6 @@ def _convert(model: onnx.ModelProto) -> onnx.ModelProto:
             str(e).strip().splitlines()[0],
             f"export it with opset {OPSET}",
         ) from e
-
-
-def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold constants and BatchNorm with ONNX Runtime's basic optimizations: standard operators only."""
-    import onnxruntime as ort
-
-    own_domains = [(o.domain, o.version) for o in model.opset_import]
-    with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(Path(folder) / "basic.onnx")
-        options.log_severity_level = 4
-        try:
-            ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as e:  # onnxruntime raises a family of its own that shares no base class
-            raise ModelError(
-                "ONNX Runtime refuses the graph", str(e).strip().splitlines()[0], "export the model again"
-            ) from e
-        simple = onnx.load(options.optimized_model_filepath)
-    if any(node.domain not in STANDARD_DOMAINS for node in simple.graph.node):
-        return model
-    del simple.opset_import[:]
-    simple.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in own_domains)
-    return simple
 
 
 def _drop_empty_constants(model: onnx.ModelProto) -> None:

@@ -34,6 +34,7 @@ from edge.errors import GateError
 from edge.machine import Machine
 from edge.manifest import Entry, Manifest, PlanEntry, Tensor
 from edge.precision import calibrate, equalize, placement
+from edge.precision.given import has_quantizers
 from edge.precision.plan import Variant
 from edge.store import Store
 from edge.targets import Target, format_capability
@@ -160,7 +161,7 @@ def open_workshop(
     reset_peak()
     reporter.step("prepare the graph", 0, 0)
     shape = (config.input.channels, *config.input.size)
-    model = graph.prepare(graph.read(config.onnx), config.input.name, shape)
+    model = graph.prepare(graph.read(config.onnx, config.quantize.given), config.input.name, shape)
     index = graph.Graph(model)
     shapes = profiles.input_shapes(config)
     if shapes is not None:
@@ -168,7 +169,7 @@ def open_workshop(
         profiles.prove(model, config, shapes)
     path = folder / "fp32.onnx"
     path.write_bytes(graph.serialize(model))
-    engine = backend("onnxruntime").load(path, EngineOptions())
+    engine = backend("onnxruntime").load(path, EngineOptions(exact=has_quantizers(model)))
     try:
         quantized = any(job.variant != "exact" for job in jobs)
         chooser = (

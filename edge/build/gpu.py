@@ -21,6 +21,7 @@ from edge.build.finish import ENGINE_FILES, Draft, finish, written
 from edge.build.reference import REFERENCE
 from edge.build.resources import current_rss, in_child
 from edge.build.site import Site
+from edge.build.suitable import refuse_unsuitable
 from edge.build.tails import PLUGINS, append_tail, tail_outputs
 from edge.build.tensorrt import CompileRequest, compile_engine, refuse_what_cannot_fit
 from edge.build.verify import Run, measure
@@ -28,6 +29,7 @@ from edge.build.workshop import Made, Workshop
 from edge.errors import ConfigError, GateError, RuntimeFault
 from edge.graph import serialize, sha256
 from edge.manifest import Accuracy, BuilderInfo
+from edge.precision.given import QUANTIZERS
 from edge.precision.plan import Plan, Variant
 from edge.precision.rewrite import planned_precisions
 from edge.targets import Target
@@ -83,9 +85,11 @@ def _rows(target: Target, variant: Variant) -> list[Target]:
 def _make(
     shop: Workshop, target: Target, variant: Variant, builder: str, label: str, site: Site | None
 ) -> Made:
+    refuse_unsuitable(shop.graph, target)
     chosen = shop.chosen(target, variant, emulation(shop, target, label), label)
     typed, made = chosen.typed(target), chosen.plan
-    findings = linter.lint(typed, target)
+    came_with = {node.name for node in shop.graph.nodes if node.op_type in QUANTIZERS}
+    findings = linter.lint(typed, target, came_with)
     linter.refuse(findings, target)
     folder = f"{target.name}/{variant}"
     complete = _with_tail(shop, shop.opened(typed), target, builder, site)

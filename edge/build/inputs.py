@@ -218,8 +218,9 @@ def code_sha256() -> str:
     """Hash of the code that makes and judges engines: after an upgrade nothing stale is taken for current."""
     package = ROOT / "edge"
     files = [f for part in ("build", "precision", "tasks", "dicom") for f in package.glob(f"{part}/*.py")]
-    files += [*package.glob("precision/*.json"), package / "graph.py", package / "preprocess.py"]
-    files += [package / "backends" / "trt_api.py", package / "backends" / "onnxruntime.py"]
+    files += [*package.glob("precision/*.json"), *(package / f"{n}.py" for n in ("graph", "simplify"))]
+    files += [package / "preprocess.py", package / "backends" / "trt_api.py"]
+    files += [package / "backends" / "onnxruntime.py"]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(hashlib.sha256(file.read_bytes()).digest())

@@ -15,7 +15,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edge.build.tensorrt import Profile
-from edge.graph import STANDARD_DOMAINS, Graph, attribute
+from edge.graph import Graph, attribute
+from edge.simplify import STANDARD_DOMAINS
 from edge.types import Array
 
 NAMES = {0: "batch", 2: "height", 3: "width"}

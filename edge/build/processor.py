@@ -210,7 +210,7 @@ def _fastest_that_passes(
             state="verified",
             plan=candidate.plan,
             accuracy=accuracy,
-            reason=_choice(candidate.name, seconds, rejected, refused),
+            reason=_choice(candidate, seconds, rejected, refused),
             requires=_required(candidate.plan, shop.machine),
             chosen=candidate.chosen,
             samples=shop.looked_at.get(digest),
@@ -220,10 +220,14 @@ def _fastest_that_passes(
     raise error
 
 
-def _choice(name: str, seconds: dict[str, float], rejected: Mapping[str, str], refused: list[str]) -> str:
+def _choice(
+    candidate: Candidate, seconds: dict[str, float], rejected: Mapping[str, str], refused: list[str]
+) -> str:
     """Why this candidate, with the others' time against fp32's."""
+    name = candidate.name
     if len(seconds) == 1:
-        return "; ".join([f"{name}: everything in the carrier", *refused])
+        given = " but what the graph came with" if candidate.plan.given else ""
+        return "; ".join([f"{name}: everything in the carrier{given}", *refused])
     others = []
     for other, time_taken in seconds.items():
         if other != "fp32":
@@ -234,4 +238,4 @@ def _choice(name: str, seconds: dict[str, float], rejected: Mapping[str, str], r
 
 def _required(made: Plan, machine: Machine) -> tuple[str, ...]:
     """u8 × s8 products saturate on processors without a dot product; then the numbers would be others."""
-    return (INT8_DOT,) if made.quantized and INT8_DOT in machine.cpu_features else ()
+    return (INT8_DOT,) if (made.quantized or made.given) and INT8_DOT in machine.cpu_features else ()

@@ -98,7 +98,9 @@ def _prove_batch(opened: onnx.ModelProto, session: Any, alone: Any, shape: tuple
 def _prove_size(session: Any, config: ModelConfig, shape: tuple[int, ...]) -> None:
     what = f"{shape[2]}×{shape[3]}"
     try:
-        original = graphs.prepare(graphs.read(config.onnx), config.input.name, (shape[1], shape[2], shape[3]))
+        original = graphs.prepare(
+            graphs.read(config.onnx, config.quantize.given), config.input.name, (shape[1], shape[2], shape[3])
+        )
     except ConfigError as e:
         raise _keeps_size(what, e.why) from e
     name = session.get_inputs()[0].name

@@ -23,6 +23,8 @@ import numpy as np
 import onnx
 
 from edge.graph import Graph
+from edge.precision.given import is_given
+from edge.simplify import STANDARD_DOMAINS
 
 Kind = Literal["conv", "matrix", "qkv", "attention", "mlp", "skip"]
 
@@ -75,8 +77,12 @@ def groups(graph: Graph) -> tuple[Group, ...]:
 
 
 def products(graph: Graph) -> list[onnx.NodeProto]:
-    """Convolutions and matrix products, in graph order."""
-    return [node for node in graph.nodes if node.op_type in PRODUCTS]
+    """Convolutions and matrix products, in graph order; without those that came with Q/DQ."""
+    return [node for node in graph.nodes if _is_product(graph, node)]
+
+
+def _is_product(graph: Graph, node: onnx.NodeProto) -> bool:
+    return node.op_type in PRODUCTS and node.domain in STANDARD_DOMAINS and not is_given(graph, node)
 
 
 def operands(graph: Graph, node: onnx.NodeProto) -> tuple[str, ...]:
@@ -105,6 +111,8 @@ def skip_of(graph: Graph, node: onnx.NodeProto) -> str:
     is quantized (its guide to the placement of Q/DQ).
     """
     if node.op_type != "Add" or any(name in graph.initializers for name in node.input):
+        return ""
+    if is_given(graph, node):
         return ""
     if len(set(node.input)) < 2 or graph.shape(node.input[0]) != graph.shape(node.input[1]):
         return ""
@@ -204,8 +212,7 @@ class _Finder:
             if node is None:
                 return None
             if node.op_type in ("MatMul", "Gemm"):
-                fits = not is_weighted(self.graph, node) and node.name not in self.taken
-                return (node, inner) if fits else None
+                return (node, inner) if self._can_attend(node) else None
             if node.op_type not in POINTWISE | MOVING:
                 return None
             inner.append(node)
@@ -213,6 +220,11 @@ class _Finder:
             if not tensors:
                 return None
             name = tensors[0]
+
+    def _can_attend(self, node: onnx.NodeProto) -> bool:
+        """Whether it is a product of two activations that no group has yet."""
+        mine = _is_product(self.graph, node) and node.name not in self.taken
+        return mine and not is_weighted(self.graph, node)
 
     def _leads_to_product(self, name: str) -> bool:
         """Whether a product of two activations lies behind `name`: a mask comes from elsewhere."""
@@ -238,8 +250,7 @@ class _Finder:
                 return None
             node = readers[0]
             if node.op_type in ("MatMul", "Gemm"):
-                fits = not is_weighted(self.graph, node) and node.name not in self.taken
-                return (node, moved) if fits else None
+                return (node, moved) if self._can_attend(node) else None
             if node.op_type not in MOVING | {"Cast", "Identity"}:
                 return None
             moved.append(node)
@@ -302,6 +313,8 @@ class _Finder:
         if len(leaving) != 1 or any(name in self.graph.outputs for name, _ in leaving):
             return None
         second = leaving[0][1]
-        fits = second.op_type in ("Gemm", "MatMul") and is_weighted(self.graph, second)
+        fits = (
+            second.op_type != "Conv" and _is_product(self.graph, second) and is_weighted(self.graph, second)
+        )
         fits = fits and second.input[0] == leaving[0][0] and second.name not in self.taken
         return self._group("mlp", [first, second], inner) if fits else None

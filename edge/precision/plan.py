@@ -13,7 +13,8 @@ from typing import Literal
 
 import onnx
 
-from edge.graph import STANDARD_DOMAINS, Graph, attribute, captured
+from edge.graph import Graph, attribute, captured
+from edge.precision import given
 from edge.precision.facts import describe
 from edge.precision.groups import (
     PRODUCTS,
@@ -28,6 +29,7 @@ from edge.precision.groups import (
 from edge.precision.policy import NOTHING, ORDER, QUANTIZED, WEIGHT_ONLY, Policy
 from edge.precision.ranges import Range
 from edge.precision.rules import Options, Rulebook
+from edge.simplify import STANDARD_DOMAINS
 from edge.targets import Activation, Target
 
 Variant = Literal["fast", "exact", "w8a16", "w4a16"]
@@ -60,6 +62,8 @@ class Step:
     reason: str
     macs: int
     group: str = ""
+    given: bool = False
+    """Whether its Q/DQ came with the graph."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,9 @@ class Plan:
 
     @cached_property
     def quantized(self) -> frozenset[str]:
-        """Names of the products that multiply int8 or fp8."""
-        return frozenset(s.node for s in self.steps if s.precision in QUANTIZED and s.op in PRODUCTS)
+        """Names of the products that are to multiply int8 or fp8."""
+        planned = (s for s in self.steps if not s.given)
+        return frozenset(s.node for s in planned if s.precision in QUANTIZED and s.op in PRODUCTS)
 
     @cached_property
     def skips(self) -> frozenset[str]:
@@ -91,8 +96,13 @@ class Plan:
 
     @cached_property
     def weight_only(self) -> frozenset[str]:
-        """Names of the nodes whose weights alone are quantized."""
-        return frozenset(s.node for s in self.steps if s.precision in WEIGHT_ONLY)
+        """Names of the nodes whose weights alone are to be quantized."""
+        return frozenset(s.node for s in self.steps if s.precision in WEIGHT_ONLY and not s.given)
+
+    @property
+    def given(self) -> bool:
+        """Whether products multiply int8 or fp8 because the graph came so."""
+        return any(s.given and s.precision in QUANTIZED for s in self.steps)
 
     @cached_property
     def widened(self) -> frozenset[str]:
@@ -155,18 +165,19 @@ class Planner:
     def plan(self, choices: Mapping[str, Choice] | None = None) -> Plan:
         """The plan with these choices, by group; a group without one takes what the device prefers."""
         steps = []
-        given: dict[str, str] = {}
+        chosen: dict[str, str] = {}
         for node in self._float_nodes:
             if node.name in self.options:
                 precision, reason = self._product(node.name, choices or {})
-                if node.op_type == "Add" and precision in QUANTIZED and not self._fuses(node, given):
+                if node.op_type == "Add" and precision in QUANTIZED and not self._fuses(node, chosen):
                     precision, reason = self.target.carrier, "what it could be fused with is not in int8"
-                given[node.name] = precision
+                chosen[node.name] = precision
             else:
                 precision, reason = self._other(node)
             group = self.group_of.get(node.name)
-            macs = self.graph.macs(node)
-            steps.append(Step(node.name, node.op_type, precision, reason, macs, group.name if group else ""))
+            macs, label = self.graph.macs(node), group.name if group else ""
+            came_so = reason == given.WHY
+            steps.append(Step(node.name, node.op_type, precision, reason, macs, label, came_so))
         return Plan(self.target.carrier, self.activations, tuple(steps))
 
     def _fuses(self, node: onnx.NodeProto, given: Mapping[str, str]) -> bool:
@@ -273,6 +284,10 @@ class Planner:
         if why := self._book.widened(node.name):
             return "fp32", why
         carrier = self.target.carrier
+        if node.op_type in PRODUCTS and given.is_given(self.graph, node):
+            return given.precision(self.graph, node, carrier), given.WHY
+        if node.op_type in given.QUANTIZERS:
+            return "fp32", f"{given.WHY}, kept as it is"
         if any(True for _ in captured(node)) or any(a.HasField("g") for a in node.attribute):
             return carrier, f"{node.op_type} is control flow: it stays as it is"
         if node.domain not in STANDARD_DOMAINS:

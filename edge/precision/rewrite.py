@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 from edge.graph import OPSET, Graph, captured, rename_captured
 from edge.precision import numerics
 from edge.precision.compensation import NO_COMPENSATION, Compensation, StoredWeight, bias_home, weight_key
+from edge.precision.given import QUANTIZERS
 from edge.precision.placement import Point, points
 from edge.precision.plan import Plan
 from edge.precision.policy import QUANTIZED, WEIGHT_ONLY
@@ -34,7 +35,8 @@ KEEPS_FP32: Mapping[str, frozenset[int]] = {"Resize": frozenset({1, 2}), "Upsamp
 FP32_ISLANDS = frozenset(
     {"If", "Loop", "Scan", "NonMaxSuppression", "RandomNormal", "RandomUniform", "Range"}
 )
-"""Operators that run in fp32 between casts: control flow, and those TensorRT has in fp32 only."""
+"""Operators that run in fp32 between casts: control flow, and those TensorRT has in fp32 only. Q/DQ that a
+graph comes with do, too: their scales are kept to the last bit."""
 
 
 class Planned(Protocol):
@@ -169,7 +171,7 @@ class _Writer:
     def _copy(self, node: onnx.NodeProto) -> None:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        island = node.op_type in FP32_ISLANDS or node.name in self.plan.widened
+        island = node.op_type in (*FP32_ISLANDS, *QUANTIZERS) or node.name in self.plan.widened
         if island:
             self._read_captured(copy)
         for index, name in enumerate(node.input):

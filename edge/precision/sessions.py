@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 
+from edge.precision.given import has_quantizers
 from edge.types import Array
 
 
@@ -14,7 +15,8 @@ def open_session(model: onnx.ModelProto, plain: bool = False, threads: int = 0) 
     """An ONNX Runtime session on the processor, whose threads sleep when it does not run: there are many.
 
     Args:
-        plain: without optimizations that change fp8 (see `edge.backends.onnxruntime`).
+        plain: without optimizations that change fp8 (see `edge.backends.onnxruntime`); a graph with Q/DQ is
+            always run so, and rounds exactly as its nodes say.
         threads: 0 for as many as there are cores.
     """
     import onnxruntime as ort
@@ -23,7 +25,7 @@ def open_session(model: onnx.ModelProto, plain: bool = False, threads: int = 0) 
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if plain:
+    if plain or has_quantizers(model):
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
