@@ -29,6 +29,7 @@ from edge.errors import InputError, StoreError
 from edge.graph import Graph, prepare, read, serialize
 from edge.machine import Machine
 from edge.manifest import Accuracy, Entry, Manifest, check_machine
+from edge.precision.given import has_quantizers
 from edge.precision.numerics import PRECISION, QMAX
 from edge.precision.sessions import observer
 from edge.preprocess import Preprocess
@@ -142,7 +143,7 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="edge-verify-") as folder:
         fp32 = Path(folder) / "fp32.onnx"
         fp32.write_bytes(serialize(model))
-        with closing(backend("onnxruntime").load(fp32, EngineOptions())) as engine:
+        with closing(backend("onnxruntime").load(fp32, EngineOptions(exact=has_quantizers(model)))) as engine:
             cases = Path(folder) / "cases"
             cases.mkdir()
             reference = Reference(

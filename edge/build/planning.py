@@ -14,6 +14,7 @@ from edge.build.gpu import emulation
 from edge.build.inputs import gather
 from edge.build.processor import measured_costs, running
 from edge.build.rows import Reporter
+from edge.build.suitable import refuse_unsuitable
 from edge.build.workshop import Workshop
 from edge.config import ModelConfig
 from edge.machine import Machine
@@ -66,6 +67,8 @@ def plans(
 
 
 def _planned(shop: Workshop, target: Target, variant: Variant, label: str) -> Planned:
+    if target.is_gpu:
+        refuse_unsuitable(shop.graph, target)
     chosen = _chosen(shop, target, variant, label)
     chooser = shop.chooser
     noises: dict[str, dict[str, GroupNoise]] = {}
