@@ -53,9 +53,10 @@ def sensitivity(axes: Any, engine: Engine) -> None:
                         rotation_mode="anchor", fontsize=SMALL, parse_math=False)  # fmt: skip
         return
     axes.set_xlabel("group, numbered in graph order", fontsize=NORMAL, color=FAINT)
-    bars = _bars(axes, drawn)
+    lowest = min(drawn[i] for i in ranked)  # labels stand above their bars: lower ones are in nobody's way
+    bars = [bar for bar, height in zip(_bars(axes, drawn), drawn, strict=True) if height >= lowest]
     labels = [Label(f"{i + 1} {shortened(groups[i].name, 26)}", i + 1, drawn[i]) for i in sorted(ranked)]
-    place(axes, labels, bars, ABOVE, fontsize=SMALL, color=INK)
+    place(axes, labels, walls=bars, angles=ABOVE, fontsize=SMALL, color=INK)
 
 
 def _bars(axes: Any, heights: Sequence[float]) -> list[Box]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -17,7 +17,9 @@ ABOVE = (90, 70, 110, 45, 135, 20, 160)
 MARGIN = 2.0
 FREE = 1e-6
 """What costs less covers nothing."""
-SHUFFLES = 8
+HIDDEN = 200.0
+"""What it costs to cover a thing at all, beside the area in pixels."""
+SHUFFLES = 16
 
 Point = tuple[float, float]
 
@@ -55,13 +57,15 @@ def place(
     axes: Any,
     labels: Sequence[Label],
     taken: Sequence[Box] = (),
+    walls: Sequence[Box] = (),
     angles: Sequence[int] = AROUND,
     **style: Any,
 ) -> None:
     """Write the labels; the limits and the position of the axes have to be final.
 
     Args:
-        taken: what else must not be covered, in pixels.
+        taken: what else must not be covered, in pixels; a line to a label may cross it.
+        walls: what a line may not cross either.
         angles: from the point to its label, in degrees, the best first.
         style: of the texts.
     """
@@ -78,7 +82,7 @@ def place(
     sizes = [(extent.width, extent.height) for extent in (t.get_window_extent(renderer) for t in texts)]
     pixel = 72 / axes.figure.dpi  # in points; files are written in other resolutions
     for text, (x, y), spot in zip(
-        texts, points, _arranged(points, sizes, inside, taken, angles), strict=True
+        texts, points, _arranged(points, sizes, _Room(inside, taken, walls, angles)), strict=True
     ):
         dx, dy = (spot.box.x0 + spot.box.x1) / 2 - x, (spot.box.y0 + spot.box.y1) / 2 - y
         text.set_position((dx * pixel, dy * pixel))
@@ -95,19 +99,13 @@ class _Spot:
     cost: float
 
 
-def _arranged(
-    points: Sequence[Point],
-    sizes: Sequence[Point],
-    inside: Box,
-    taken: Sequence[Box],
-    angles: Sequence[int],
-) -> Sequence[_Spot]:
+def _arranged(points: Sequence[Point], sizes: Sequence[Point], empty: _Room) -> Sequence[_Spot]:
     """A place for every label: one after the other, in the order of a few that leaves least covered."""
     best: dict[int, _Spot] = {}
     least = math.inf
-    for order in _orders(points):
-        marks = [Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
-        room = _Room(inside, taken, marks, angles)
+    for order, angles in _orders(points, empty.angles):
+        marks = [*empty.marks, *(Box(x - 5, y - 5, x + 5, y + 5) for x, y in points)]
+        room = replace(empty, marks=marks, angles=angles)
         spots: dict[int, _Spot] = {}
         for index in order:
             point, spot = points[index], room.best(points[index], sizes[index])
@@ -122,16 +120,15 @@ def _arranged(
     return [best[index] for index in range(len(points))]
 
 
-def _orders(points: Sequence[Point]) -> Iterator[list[int]]:
-    """As given, from both sides, and some others; always the same."""
-    indices = [*range(len(points))]
-    yield indices
-    by_x = sorted(indices, key=lambda i: points[i])
-    yield by_x
-    yield by_x[::-1]
+def _orders(points: Sequence[Point], angles: Sequence[int]) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+    """Of labels and angles: as given, from both sides, and some others; always the same."""
+    by_x = sorted(range(len(points)), key=lambda i: points[i])
+    yield range(len(points)), angles
+    yield by_x, angles
+    yield by_x[::-1], angles
     random = Random(0)
     for _ in range(SHUFFLES):
-        yield random.sample(indices, len(indices))
+        yield random.sample(by_x, len(by_x)), random.sample(angles, len(angles))
 
 
 def _pixel(axes: Any, label: Label) -> Point:
@@ -145,7 +142,7 @@ class _Room:
 
     Attributes:
         taken: what no label may cover, but a line to one may cross.
-        marks: what neither may: points, labels and lines so far.
+        marks: what neither may: walls, points, labels and lines so far.
     """
 
     inside: Box
@@ -170,11 +167,11 @@ class _Room:
 
     def _cost(self, point: Point, box: Box, far: bool) -> float:
         cost = 3 * (box.area - box.overlap(self.inside))
-        cost += sum(box.overlap(other) for other in (*self.taken, *self.marks))
+        hidden = [area for other in (*self.taken, *self.marks) if (area := box.overlap(other)) > 0]
         if far:
             line = _along(point, _edge(point, box))[1:]
-            cost += 20 * sum(step.overlap(mark) for step in line for mark in self.marks)
-        return cost
+            hidden += [area for step in line for mark in self.marks if (area := step.overlap(mark)) > 0]
+        return cost + sum(hidden) + HIDDEN * len(hidden)
 
 
 def _beside(point: Point, size: Point, distance: float, angle: float) -> Box:
