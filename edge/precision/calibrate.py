@@ -15,10 +15,11 @@ import numpy as np
 import onnx
 
 from edge.errors import InputError, ModelError
+from edge.graph import Graph
 from edge.precision import kept
 from edge.precision.histogram import BINS, Histogram
 from edge.precision.ranges import Range, choose
-from edge.precision.sessions import observer
+from edge.precision.watch import Watch
 from edge.types import Array
 
 Progress = Callable[[int, int], None]
@@ -94,12 +95,12 @@ def calibrate(
         InputError: there is no sample.
         ModelError: a sample makes a tensor NaN or infinite; it is named.
     """
-    run = observer(model, tensors)
+    watch = Watch(Graph(model), {name: [name] for name in tensors})
     histograms = {name: Histogram() for name in tensors}
     done = 0
     for feeds in apart(samples):
-        for name, value in run(feeds).items():
-            _count(histograms[name], name, value, names[done] if names else f"sample {done}")
+        for name, values in watch(feeds):
+            _count(histograms[name], name, values[name], names[done] if names else f"sample {done}")
         done += 1
         progress(done, total)
     if not done:

@@ -33,6 +33,7 @@ from edge.precision.local import local
 from edge.precision.ranges import choose
 from edge.precision.sensitivity import can_be_measured
 from edge.precision.sessions import observer
+from edge.precision.watch import Watch
 from edge.types import Array
 
 STRENGTHS = (0.0, 0.5, 0.75, 1.0)
@@ -184,10 +185,11 @@ def _peaks(
 ) -> dict[str, NDArray[np.float64]]:
     """Largest magnitude of each channel of the tensors, and of those that a Clip limits."""
     wanted = list(dict.fromkeys([*tensors, *known.clipped]))
-    run = observer(graph.model, wanted)
+    watch = Watch(graph, {name: [name] for name in wanted})
     found = {name: np.zeros(len(known.layout[name].ids)) for name in wanted}
     for feeds in samples:
-        for name, value in run(feeds).items():
+        for name, values in watch(feeds):
+            (value,) = values.values()
             axes = tuple(a for a in range(value.ndim) if a != known.layout[name].axis)
             found[name] = np.maximum(found[name], np.abs(value).max(axis=axes))
     return found
@@ -227,22 +229,20 @@ def _errors(graph: Graph, tensors: Sequence[str], samples: Sequence[Mapping[str,
     """By tensor: error of the int8 products that read it, as the geometric mean over them."""
     readers = [g for g in groups(graph) if g.kind != "skip" and _reads(graph, g) & set(tensors)]
     read = list(dict.fromkeys(t for g in readers for t in _reads(graph, g)))
-    run = observer(graph.model, read)
+    watch = Watch(graph, {name: [name] for name in read})
     histograms = {name: Histogram() for name in read}
     for feeds in samples:
-        for name, value in run(feeds).items():
-            histograms[name].add(value)
+        for name, values in watch(feeds):
+            histograms[name].add(values[name])
     ranges = {name: choose(h) for name, h in histograms.items()}
     alive = [g for g in readers if can_be_measured(graph, g, "int8", ranges)]
     locals_ = {g.name: local(graph, g, "int8", ranges, NO_COMPENSATION) for g in alive}
-    written = [n.output[0] for found in locals_.values() for n in found.ends]
-    inputs = [name for found in locals_.values() for name in found.inputs]
-    run = observer(graph.model, list(dict.fromkeys([*inputs, *written])))
+    wanted = {n: [*found.inputs, *(end.output[0] for end in found.ends)] for n, found in locals_.items()}
+    beside = Watch(graph, wanted)
     thresholds = {name: r.int8 for name, r in ranges.items()}
     for feeds in samples:
-        seen = run(feeds)
-        for found in locals_.values():
-            found.add("", seen, thresholds)
+        for name, seen in beside(feeds):
+            locals_[name].add("", seen, thresholds)
     by_tensor: dict[str, list[float]] = {name: [] for name in tensors}
     for group in alive:
         for name in _reads(graph, group) & set(tensors):

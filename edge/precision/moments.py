@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edge.graph import Graph, attribute
-from edge.precision.sessions import observer
+from edge.precision.watch import Watch
 from edge.types import Array
 
 LONGEST = 4608
@@ -105,12 +105,12 @@ def measure(
             floats depend on it.
         total: how many there are.
     """
-    run = observer(graph.model, sorted({node.input[0] for node in nodes}))
+    watch = Watch(graph, {node.name: [node.input[0]] for node in nodes})
     sums = {node.name: _Sum(graph, node, total) for node in nodes}
     for index, feeds in enumerate(samples):
-        values = run(feeds)
-        for node in nodes:
-            sums[node.name].add(values[node.input[0]], index)
+        for name, values in watch(feeds):
+            (value,) = values.values()
+            sums[name].add(value, index)
         progress(index + 1, total)
     return {name: s.moments() for name, s in sums.items()}
 

@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -32,12 +33,13 @@ from edge.precision.numerics import Floats, QuantType
 from edge.precision.ranges import Candidate, Range, candidates
 from edge.precision.sessions import observer
 from edge.precision.stages import ERROR, Stage, Values, outputs_of, stages
+from edge.precision.watch import BUDGET
 from edge.preprocess import Placement
 from edge.tasks import Sample, Task
 from edge.types import Array
 
 STAGES = 8
-"""Into how many the graph is cut."""
+"""Into how many the graph is cut, at least."""
 
 Progress = Callable[[int, int], None]
 Run = Callable[[Values], dict[str, Array]]
@@ -182,9 +184,9 @@ class _Measurement:
         self.graph, self.groups, self.kind, self.task, self.progress = graph, groups, kind, task, progress
         self.ranges, self.compensation = calibration.ranges, compensation
         self.nodes = {node.name: node for node in graph.nodes}
-        self.stages = stages(graph, groups, min(STAGES, len(groups)))
         self.tensors = {g.name: self._read(g) for g in groups}
         self.written = {g.name: [node.output[0] for node in outputs_of(graph, g)] for g in groups}
+        self.stages = stages(graph, groups, min(self._stage_count(), len(groups)))
         read = dict.fromkeys(t for tensors in self.tensors.values() for t in tensors)
         self.candidates = {name: candidates(calibration.histograms[name], kind) for name in read}
         self.thresholds = {name: _threshold(self.ranges[name], kind) for name in read}
@@ -195,6 +197,12 @@ class _Measurement:
         self.late: dict[str, float] = {}
         """Error in what a group writes: of those that were run in the network, and of those that were not."""
         self.biases: dict[tuple[str, str], Floats] = {}
+
+    def _stage_count(self) -> int:
+        """So many that what is looked at in one of them fits into memory."""
+        looked_at = {t for found in (self.tensors, self.written) for names in found.values() for t in names}
+        size = sum(4 * prod(self.graph.shape(name) or (0,)) for name in looked_at)
+        return max(STAGES, size // BUDGET)
 
     def _read(self, group: Group) -> list[str]:
         return list(dict.fromkeys(t for n in group.products for t in operands(self.graph, self.nodes[n])))

@@ -11,19 +11,21 @@ from edge.precision.given import has_quantizers
 from edge.types import Array
 
 
-def open_session(model: onnx.ModelProto, plain: bool = False, threads: int = 0) -> Any:
+def open_session(model: onnx.ModelProto, plain: bool = False, threads: int = 0, arena: bool = True) -> Any:
     """An ONNX Runtime session on the processor, whose threads sleep when it does not run: there are many.
 
     Args:
         plain: without optimizations that change fp8 (see `edge.backends.onnxruntime`); a graph with Q/DQ is
             always run so, and rounds exactly as its nodes say.
         threads: 0 for as many as there are cores.
+        arena: keep memory from run to run; where many sessions take turns that is memory nobody else has.
     """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = arena
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if plain or has_quantizers(model):
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC

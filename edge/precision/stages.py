@@ -79,7 +79,7 @@ class _Runner:
     """Outputs of a model by name; inputs it does not read are ignored."""
 
     def __init__(self, model: onnx.ModelProto | None) -> None:
-        self._session = None if model is None else open_session(model)
+        self._session = None if model is None else open_session(model, arena=False)
         self._inputs = () if model is None else tuple(i.name for i in model.graph.input)
         self._outputs = () if model is None else tuple(o.name for o in model.graph.output)
 
@@ -101,7 +101,7 @@ def stages(graph: Graph, groups: Sequence[Group], count: int) -> list[Stage]:
     found = []
     for start, end in pairwise(cuts):
         inside = tuple(g for g in groups if start <= order[g.products[-1]] < end)
-        found.append(Stage(graph, start, end, inside, _live(graph, start), _live(graph, end)))
+        found.append(Stage(graph, start, end, inside, live(graph, start), live(graph, end)))
     return found
 
 
@@ -122,7 +122,7 @@ def _cuts(graph: Graph, spans: Sequence[tuple[int, int]], count: int) -> list[in
     return [*cuts, len(graph.nodes)]
 
 
-def _live(graph: Graph, cut: int) -> tuple[str, ...]:
+def live(graph: Graph, cut: int) -> tuple[str, ...]:
     """Tensors written before `cut` that are read behind it."""
     before = {*graph.inputs, *(name for node in graph.nodes[:cut] for name in node.output)}
     read = dict.fromkeys(
