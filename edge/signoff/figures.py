@@ -56,7 +56,7 @@ def sensitivity(axes: Any, engine: Engine) -> None:
     lowest = min(drawn[i] for i in ranked)  # labels stand above their bars: lower ones are in nobody's way
     bars = [bar for bar, height in zip(_bars(axes, drawn), drawn, strict=True) if height >= lowest]
     labels = [Label(f"{i + 1} {shortened(groups[i].name, 26)}", i + 1, drawn[i]) for i in sorted(ranked)]
-    place(axes, labels, walls=bars, angles=ABOVE, fontsize=SMALL, color=INK)
+    place(axes, labels, walls=bars, angles=ABOVE, optional=True, fontsize=SMALL, color=INK)
 
 
 def _bars(axes: Any, heights: Sequence[float]) -> list[Box]:

@@ -59,6 +59,7 @@ def place(
     taken: Sequence[Box] = (),
     walls: Sequence[Box] = (),
     angles: Sequence[int] = AROUND,
+    optional: bool = False,
     **style: Any,
 ) -> None:
     """Write the labels; the limits and the position of the axes have to be final.
@@ -67,6 +68,7 @@ def place(
         taken: what else must not be covered, in pixels; a line to a label may cross it.
         walls: what a line may not cross either.
         angles: from the point to its label, in degrees, the best first.
+        optional: leave out a label that there is no room for.
         style: of the texts.
     """
     renderer, frame = axes.figure.canvas.get_renderer(), axes.get_window_extent()
@@ -84,6 +86,9 @@ def place(
     for text, (x, y), spot in zip(
         texts, points, _arranged(points, sizes, _Room(inside, taken, walls, angles)), strict=True
     ):
+        if optional and spot.cost >= FREE:
+            text.remove()
+            continue
         dx, dy = (spot.box.x0 + spot.box.x1) / 2 - x, (spot.box.y0 + spot.box.y1) / 2 - y
         text.set_position((dx * pixel, dy * pixel))
         if spot.far:

@@ -110,7 +110,7 @@ def _fence(axes: Any, aside: float, left: float) -> None:
     fence = (aside + left) / 2
     axes.axvline(fence, color=LINE, linewidth=1.0)
     ticks = [tick for tick in axes.get_xticks() if fence < tick < axes.get_xlim()[1]]
-    axes.set_xticks([aside, *ticks], ["not estimated", *(f"{tick:.2g}" for tick in ticks)])
+    axes.set_xticks([aside, *ticks], ["not estimated", *(f"{round(tick, 4):g}" for tick in ticks)])
 
 
 def _limits(axes: Any, points: Sequence[tuple[float, float]], fp32: float, least: float | None) -> None:

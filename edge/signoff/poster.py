@@ -196,16 +196,17 @@ def _worst(sheet: Sheet, engine: Engine | None) -> None:
     high = min(max((width * s[0] / s[1] for s in shapes), default=60), 480)
     for index, (pair, both) in enumerate(zip(pairs, pictures, strict=True)):
         x = EDGE + 2 * index * (width + gap)
+        sheet.text(x, sheet.y, _caption(pair), 10.5, INK)
         for side, picture in enumerate(both):
-            told = "this engine" if side else f"{_caption(pair)}: original, fp32"
+            told = "this engine" if side else "original, fp32"
             left = x + side * (width + gap)
-            sheet.axes(left, sheet.y + 28, width, high, lambda axes, shown=picture: _show(axes, shown))  # type: ignore[misc]
-            sheet.text(left, sheet.y, told, 10.5, FAINT)
-    sheet.y += 28 + high
+            sheet.axes(left, sheet.y + 50, width, high, lambda axes, shown=picture: _show(axes, shown))  # type: ignore[misc]
+            sheet.text(left, sheet.y + 24, told, 10.5, FAINT)
+    sheet.y += 50 + high
 
 
 def _caption(pair: Pair) -> str:
-    return f"{words.shortened(pair.name, 18)}, divergence {words.rounded(pair.divergence, 2)}"
+    return f"{words.shortened(pair.name, 40)}, divergence {words.rounded(pair.divergence, 2)}"
 
 
 def _picture(content: bytes | None) -> Any:
