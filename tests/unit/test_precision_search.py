@@ -87,7 +87,7 @@ class TestWhichPlan:
         found, run = found_by(Line(count, start), lambda n: n >= first)
         assert found.passed and found.plan >= first  # type: ignore[operator]
         assert len(run) == len(set(run)) <= MOST_JUDGED
-        if count - start <= 32:
+        if count - start <= 14:  # else the last ones of a bisection are not run
             assert found.plan == first  # type: ignore[comparison-overlap]
 
     @given(st.integers(1, 2000), st.data())
