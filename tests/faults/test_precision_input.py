@@ -64,7 +64,7 @@ class Builder:
             f'[calibration]\nimages = "pictures"\n{more}\n'
         )
         options = ["--targets", targets, "--variants", variants, "--json", str(self.folder / "rows.json")]
-        store = ["--out", str(self.folder / "engines")]
+        store = ["--out", str(self.folder / "engines"), "--no-report"]
         code = main(["build", "--model", str(self.folder / "net.toml"), *options, *store, *words])
         self.error = self.capsys.readouterr().err
         assert "Traceback" not in self.error and "RuntimeWarning" not in self.error
