@@ -412,6 +412,17 @@ class TestGivenPairs:
             assert close(run_of(builder, target), expected)
             assert any(scale == np.float32(0.037) for scale in scales(manifest, builder) if scale.ndim == 0)
 
+    def test_they_stay_where_they_are(self) -> None:
+        """ONNX Runtime would put further pairs behind MaxPool and Reshape."""
+        net = graphs.Net()
+        pair = net.constant("scale", 0.03), net.constant("zero", 0, np.int8)
+        x = net.op("QuantizeLinear", net.conv("image", "stem", (3, 32)), *pair, name="q")
+        x = net.op("DequantizeLinear", x, *pair, name="dq")
+        x = net.op("MaxPool", x, name="pool", kernel_shape=[2, 2], strides=[2, 2])
+        model = net.model(net.op("Relu", net.conv(x, "left", (32, 32)), name="relu"))
+        kept = [node.op_type for node in graphs.graph(model).nodes]
+        assert kept == ["Conv", "QuantizeLinear", "DequantizeLinear", "MaxPool", "Conv", "Relu"]
+
     def test_a_product_with_one_pair_alone_stays_in_the_carrier(self, builder: Builder) -> None:
         assert builder.build(with_pairs(weights=False), targets="orin,cpu", more=self.KEEP) == 0
         assert builder.plan()["left"] == ("bf16", "given in the graph")
