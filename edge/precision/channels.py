@@ -78,13 +78,21 @@ def channels(graph: Graph) -> Channels:
     return _Walk(graph).run()
 
 
+KEPT = 0
+"""The class of channels that nothing is known of."""
+
+
+def _looked_up(roots: Ids, ids: Ids) -> Ids:
+    return ids if ids.strides == (0,) and not ids.any() else roots[ids]
+
+
 class _Walk:
     """Follows channels through the graph once; classes are joined as it goes (union–find)."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.parent: list[int] = []
-        self.stuck: set[int] = set()
+        self.parent: list[int] = [KEPT]
+        self.stuck: set[int] = {KEPT}
         self.layout: dict[str, Layout] = {}
         self.scaled: dict[str, list[Scaled]] = {}
         self.clipped: dict[str, float] = {}
@@ -120,7 +128,7 @@ class _Walk:
 
     def run(self) -> Channels:
         for name in self.graph.inputs:
-            self._freeze(self._fresh(name, 1))
+            self._keep(name)
         for node in self.graph.nodes:
             self._step(node)
         for name in self.graph.outputs:
@@ -128,7 +136,9 @@ class _Walk:
                 self._freeze(self.layout[name].ids)
         roots = np.array([self._root(i) for i in range(len(self.parent))], np.intp)
         frozen = np.isin(roots, np.array([self._root(i) for i in self.stuck], np.intp))
-        layout = {name: Layout(roots[found.ids], found.axis) for name, found in self.layout.items()}
+        layout = {
+            name: Layout(_looked_up(roots, found.ids), found.axis) for name, found in self.layout.items()
+        }
         scaled = {
             node: [Scaled(s.constant, s.axis, roots[s.ids], s.written) for s in found]
             for node, found in self.scaled.items()
@@ -146,7 +156,7 @@ class _Walk:
             for name in known:
                 self._freeze(self.layout[name].ids)
             for name in node.output:
-                self._freeze(self._fresh(name, 1))
+                self._keep(name)
 
     # ------------------------------------------------------------------ classes
 
@@ -163,6 +173,14 @@ class _Walk:
         axis = min(axis, len(shape) - 1) % len(shape)
         self.layout[name] = Layout(self._new(shape[axis]), axis)
         return self.layout[name].ids
+
+    def _keep(self, name: str) -> None:
+        """A tensor's channels have to keep their scale: they are all of the one class for that, which costs
+        nothing however many there are."""
+        shape = self.graph.shape(name)
+        if name and self.graph.is_float(name) and shape:
+            axis = min(1, len(shape) - 1)
+            self.layout[name] = Layout(np.broadcast_to(np.intp(KEPT), shape[axis]), axis)
 
     def _root(self, index: int) -> int:
         while self.parent[index] != index:

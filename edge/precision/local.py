@@ -120,7 +120,7 @@ class _LocalProducts(Local):
         self.compensation = compensation
         typed = rewrite(index, Plan("fp32", "s8", steps), ranges, TARGET, compensation)
         self._scales = _open_scales(typed)
-        self._session = open_session(typed, plain=True, threads=1)
+        self._session = open_session(typed, plain=True, threads=1, arena=False)
         self.inputs = [i.name for i in typed.graph.input if i.name not in self._scales.values()]
 
     def _run(self, seen: Values, thresholds: Mapping[str, float]) -> dict[str, Array]:
