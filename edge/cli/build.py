@@ -83,7 +83,7 @@ def _report(rows: list[Row], args: argparse.Namespace) -> None:
     from edge.build import evidence
     from edge.errors import EdgeError, MissingPackage
     from edge.signoff.data import Refused
-    from edge.signoff.report import write
+    from edge.signoff.report import HTML, write
 
     roots = {row.model: row.path.parents[3] for row in rows if row.path is not None}
     for model in dict.fromkeys(row.model for row in rows if row.target):
@@ -93,7 +93,10 @@ def _report(rows: list[Row], args: argparse.Namespace) -> None:
         if args.no_report:
             evidence.forget(model, root)
             continue
-        refused = [Refused(r.label, r.reason) for r in rows if r.model == model and r.error is not None]
+        about = [row for row in rows if row.model == model]
+        if all(row.cached for row in about) and (root / model / HTML).exists():
+            continue  # it says so already
+        refused = [Refused(row.label, row.reason) for row in about if row.error is not None]
         try:
             print(f"report: {write(root, model, refused=refused).html}", file=sys.stderr)
         except MissingPackage as e:

@@ -46,7 +46,7 @@ def observer(
     outputs = {o.name for o in watched.graph.output}
     inner = [name for name in tensors if name not in fed]
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner if name not in outputs)
-    session = open_session(watched, plain)
+    session = open_session(watched, plain, arena=False)
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
         values = dict(zip(inner, session.run(inner, dict(feeds)), strict=True)) if inner else {}
