@@ -128,7 +128,7 @@ class Manifest(Record):
         default_factory=dict, description="share of all multiply–accumulates by precision"
     )
     speed_up: float | None = Field(
-        default=None, description="expected over everything in the carrier, by the search's costs"
+        default=None, description="over all in the carrier: measured on a processor, estimated for a GPU"
     )
     lint: tuple[str, ...] = ()
     warnings: tuple[str, ...] = Field(

@@ -351,7 +351,7 @@ def _manifest(
         accuracy=accuracy,
         quantized_mac_share=made.plan.quantized_mac_share,
         mac_shares=made.plan.mac_shares,
-        speed_up=made.chosen.found.speed_up if made.chosen and made.chosen.found else None,
+        speed_up=made.speed_up,
         lint=made.lint,
         warnings=_warnings(job, shop),
         build_seconds=seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -64,6 +65,7 @@ class Chosen:
         graph: that it is for, fp32.
         offsets: moves weights to hold the means that the carrier's biases cannot; None leaves them.
         found: what the search came to; None where there was nothing to search.
+        speed_up: expected over everything in the carrier; None where nothing tells.
     """
 
     graph: Graph
@@ -72,6 +74,7 @@ class Chosen:
     compensation: Compensation
     offsets: Offsets | None = None
     found: Found | None = None
+    speed_up: float | None = None
 
     def typed(self, target: Target) -> onnx.ModelProto:
         """The graph with the plan in it."""
@@ -127,13 +130,14 @@ class Chooser:
             costs: measured; None for the roofline estimate of the target's row.
         """
         planner = self.planner(target, variant, activations)
-        if variant != "fast":
-            return self.written(planner.plan())
-        kinds = [kind for kind in target.quantized if _is_used(planner, kind)]
-        if not kinds:
-            return self.written(planner.plan())
+        if costs is None and (target.is_gpu or variant == "fast"):
+            costs = roofline(self.graph, planner.groups, target)
+        kinds = [kind for kind in target.quantized if _is_used(planner, kind)] if variant == "fast" else []
+        if not kinds or costs is None:
+            plan = planner.plan()
+            chosen = self.written(plan)
+            return dataclasses.replace(chosen, speed_up=costs.speed_up(plan) if costs else None)
         found: dict[str, Sensitivity] = {kind: self.sensitivity(kind, planner) for kind in kinds}
-        costs = costs or roofline(self.graph, planner.groups, target)
         carrier = self._carrier(planner, opened)
         path = Path(planner, found, costs, carrier.divergence or 0.0, self.policy.prefer)
         share = SHARE[self.policy.prefer]
@@ -146,7 +150,7 @@ class Chooser:
             return Verdict(accuracy, tuple(failures(accuracy, gate)), enough)
 
         result = search(path, judge, self.seconds)
-        return self.written(result.plan, result)
+        return dataclasses.replace(self.written(result.plan), found=result, speed_up=result.speed_up)
 
     def planner(self, target: Target, variant: Variant, activations: Activation = "s8") -> Planner:
         """The rules for one engine, applied to the graph."""
@@ -162,7 +166,7 @@ class Chooser:
                 self._carriers[carrier] = measure(run, self.search, "while searching", say)
         return self._carriers[carrier]
 
-    def written(self, plan: Plan, found: Found | None = None) -> Chosen:
+    def written(self, plan: Plan) -> Chosen:
         """The plan with the ranges and compensation of its types."""
         ranges: Mapping[str, Range] = self.calibration.ranges
         stored: dict[WeightKey, StoredWeight] = {}
@@ -182,7 +186,7 @@ class Chooser:
             compensation = self.weights(precision, plan.weight_only)
             stored |= compensation.weights
             biases |= compensation.biases
-        return Chosen(self.graph, plan, ranges, Compensation(stored, biases), self.offsets, found)
+        return Chosen(self.graph, plan, ranges, Compensation(stored, biases), self.offsets)
 
     # ------------------------------------------------------------------ measured once
 

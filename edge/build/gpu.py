@@ -113,6 +113,7 @@ def _make(
         compiler_peak_rss=product.peak_rss,
         tail=tail_outputs(complete),
         chosen=chosen,
+        speed_up=chosen.speed_up,
         samples=shop.looked_at.get(digest),
     )
     return judged if site is None else _verified(shop, judged, site, label)

@@ -213,6 +213,7 @@ def _fastest_that_passes(
             reason=_choice(candidate, seconds, rejected, refused),
             requires=_required(candidate.plan, shop.machine),
             chosen=candidate.chosen,
+            speed_up=seconds["fp32"] / seconds[candidate.name] if len(seconds) > 1 else None,
             samples=shop.looked_at.get(digest),
         )
     if error is None:

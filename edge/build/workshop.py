@@ -51,6 +51,8 @@ class Made:
     """What its device said, for an engine that was compiled and judged there."""
     chosen: Chosen | None = None
     """Its plan, and what the search for it came to."""
+    speed_up: float | None = None
+    """Over everything in the carrier: measured on a processor, estimated for a GPU; None if neither."""
     samples: Samples | None = None
     """What its evaluation showed sample by sample."""
     tail: tuple[Tensor, ...] = ()

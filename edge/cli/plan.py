@@ -173,7 +173,7 @@ def _to_json(planned: Planned) -> dict[str, Any]:
         "types": plan.label,
         "mac_shares": plan.mac_shares,
         "quantized_mac_share": plan.quantized_mac_share,
-        "speed_up": None if found is None else found.speed_up,
+        "speed_up": planned.chosen.speed_up,
         "costs": None if found is None else found.costs,
         "passed": None if found is None else found.passed,
         "equalized": planned.equalized,

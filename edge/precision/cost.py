@@ -45,6 +45,13 @@ class Costs:
         known = (self.products.get((s.node, s.precision)) for s in plan.steps)
         return self.others + sum(seconds for seconds in known if seconds is not None)
 
+    def speed_up(self, plan: Plan) -> float:
+        """Of a whole plan over everything in its carrier."""
+        in_carrier = (self.products.get((s.node, plan.carrier)) for s in plan.steps)
+        whole = self.others + sum(seconds for seconds in in_carrier if seconds is not None)
+        spent = self.plan(plan)
+        return whole / spent if spent else 1.0
+
     def group(self, given: Mapping[str, str]) -> float:
         """Seconds of a group's products, by what each of them gets."""
         return sum(self.products[node, precision] for node, precision in given.items())
