@@ -22,6 +22,7 @@ from edge.errors import ModelError
 from edge.graph import Graph, serialize
 from edge.precision import plan
 from edge.precision.plan import Variant
+from edge.precision.policy import NOTHING, Policy
 from edge.precision.rewrite import planned_precisions, rewrite
 from edge.targets import TARGETS
 
@@ -38,12 +39,12 @@ KINDS = ["t4", "a10", "ada"]
 """One compiled target of each kind of graph."""
 
 
-def request(index: Graph, target: str, variant: Variant) -> CompileRequest:
+def request(index: Graph, target: str, variant: Variant, policy: Policy = NOTHING) -> CompileRequest:
     """The typed graph of a target and its plan, as the builder hands them to the compiler."""
     tiny = index.inputs == ["image"] and index.shape("image") == (1, 3, 32, 32)
     seen = graphs.ranges(index) if tiny else graphs.made_up_ranges(index)
     row = TARGETS[target]
-    made = plan.make(index, row, variant, seen)
+    made = plan.make(index, row, variant, seen, policy=policy)
     graph = serialize(rewrite(index, made, seen, row))
     return CompileRequest(
         graph, "tensorrt_rtx", row.compute_capability, plan=planned_precisions(made.steps, made.carrier)
@@ -71,6 +72,43 @@ def test_the_demo_model_compiles_for_every_target(target: str, variant: Variant)
 @pytest.mark.parametrize("target", KINDS)
 def test_every_kind_of_operator_compiles(name: str, target: str) -> None:
     found = compiled(request(graphs.good(name), target, "fast"))
+    assert found.engine and found.findings == ()
+
+
+@pytest.mark.parametrize("variant", ["w8a16", "w4a16"])
+@pytest.mark.parametrize("name", ["transformer", "classifier", "encoder"])
+@pytest.mark.parametrize("target", KINDS)
+def test_weights_alone_in_8_and_4_bits_compile(name: str, target: str, variant: Variant) -> None:
+    made = request(graphs.graph({**graphs.GOOD, "encoder": graphs.encoder}[name]()), target, variant)
+    types = {t.data_type for t in onnx.load_from_string(made.graph).graph.initializer}
+    if variant == "w4a16":
+        assert (TensorProto.INT4 in types) == TARGETS[target].int4_weights
+    else:
+        assert TensorProto.INT8 in types and TensorProto.INT4 not in types
+    found = compiled(made)
+    assert found.engine and found.findings == ()
+
+
+@pytest.mark.parametrize(("target", "kind"), [("ada", "fp8"), ("blackwell", "fp8"), ("a10", "int8")])
+def test_a_whole_attention_in_8_bits_compiles(target: str, kind: str) -> None:
+    made = request(graphs.graph(graphs.encoder()), target, "fast")
+    assert dict(made.plan)["b0.scores"] == dict(made.plan)["b0.mix"] == kind
+    found = compiled(made)
+    assert found.engine and found.findings == ()
+
+
+def test_several_types_in_one_plan_compile() -> None:
+    """fp8 with int4 weights and int8 beside it, as a policy may ask for."""
+    rules = [
+        {"match": {"tag": "mlp"}, "precision": "w4a16", "reason": "size"},
+        {"match": {"tag": "qkv"}, "precision": "fp8", "reason": "speed"},
+        {"match": {"op": "Conv"}, "precision": "int8", "reason": "speed"},
+    ]
+    policy = Policy.model_validate({"name": "mixed", "rules": rules})
+    made = request(graphs.graph(graphs.encoder()), "ada", "fast", policy)
+    types = {t.data_type for t in onnx.load_from_string(made.graph).graph.initializer}
+    assert {TensorProto.INT4, TensorProto.INT8, TensorProto.FLOAT8E4M3FN} <= types
+    found = compiled(made)
     assert found.engine and found.findings == ()
 
 
