@@ -60,6 +60,9 @@ class Accuracy(Record):
     metric: str = ""
     fp32: float | None = None
     this: float | None = None
+    drop_error: float | None = Field(
+        default=None, description="standard error of fp32 − this, as far as the choice of samples goes"
+    )
     samples: int = 0
     how: str = Field(default="", description="run on the device, or emulated on the processor")
     outputs: tuple[OutputAccuracy, ...] = ()

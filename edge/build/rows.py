@@ -60,7 +60,9 @@ class Row:
         return f"{self.target}/{self.variant}" if self.target else self.model
 
     def to_json(self) -> dict[str, Any]:
-        accuracy = self.accuracy and self.accuracy.model_dump(include={"metric", "fp32", "this", "samples"})
+        accuracy = self.accuracy and self.accuracy.model_dump(
+            include={"metric", "fp32", "this", "drop_error", "samples"}
+        )
         return {
             "model": self.model,
             "target": self.target,

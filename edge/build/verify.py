@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edge.build.scoring import Score, Scores, standard_error
 from edge.config import GateConfig, InputConfig
 from edge.errors import ModelError
 from edge.manifest import Accuracy, OutputAccuracy
 from edge.preprocess import Placement, Preprocess
-from edge.tasks import Sample, Scorer, Task
+from edge.tasks import Sample, Task
 from edge.types import Array
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -68,7 +69,7 @@ class Reference:
         self.task, self.count, self.folder = task, len(samples), folder
         self.labelled = believed or any(sample.label is not None for sample in samples)
         preprocess = Preprocess(config)
-        scorer = task.scorer()
+        scores = Scores(task, self.count, folds=not believed)
         for index, sample in enumerate(samples):
             tensor, (placement,) = preprocess.batch([task.network_image(sample)])
             outputs = dict(run({input_name: tensor}))
@@ -78,12 +79,12 @@ class Reference:
                 random = np.random.default_rng(index)
                 labelled = tuple(task.believed(sample, outputs, placement, random))
             case = Case(sample, labelled, {input_name: tensor}, placement, outputs)
-            _score(scorer, task, case, outputs)
+            _score(scores, index, task, case, outputs)
             with self._file(index).open("wb") as file:
                 pickle.dump(case, file, protocol=pickle.HIGHEST_PROTOCOL)
             progress(index + 1, self.count)
         self.metric = task.metric if self.labelled else COSINE
-        self.score = scorer.value() if self.labelled else 1.0
+        self.score = scores.score() if self.labelled else Score(1.0)
 
     def __iter__(self) -> Iterator[Case]:
         for index in range(self.count):
@@ -94,11 +95,9 @@ class Reference:
         return self.folder / f"{index:06d}.case"
 
 
-def _score(scorer: Scorer, task: Task, case: Case, outputs: Mapping[str, Array]) -> None:
+def _score(scores: Scores, index: int, task: Task, case: Case, outputs: Mapping[str, Array]) -> None:
     if case.labelled:
-        payload = task.score_payload(outputs, 0, case.placement)
-        for sample in case.labelled:
-            scorer.add(sample, payload)
+        scores.add(index, case.labelled, task.score_payload(outputs, 0, case.placement))
 
 
 def _refuse_non_finite(sample: Sample, outputs: Mapping[str, Array]) -> None:
@@ -206,7 +205,7 @@ def measure(
         how: where its numbers come from, for the manifest.
     """
     task = reference.task
-    scorer = task.scorer()
+    scores = Scores(task, reference.count, folds=bool(reference.score.without))
     comparison = Comparison()
     divergence = 0.0
     for index, case in enumerate(reference):
@@ -215,13 +214,15 @@ def measure(
         apart = task.divergence(case.outputs, outputs, case.placement)
         each(case, outputs, apart)
         divergence += apart
-        _score(scorer, task, case, outputs)
+        _score(scores, index, task, case, outputs)
         progress(index + 1, reference.count)
     found = comparison.outputs()
+    score = scores.score() if reference.labelled else Score(lowest_cosine(found))
     return Accuracy(
         metric=reference.metric,
-        fp32=reference.score,
-        this=scorer.value() if reference.labelled else lowest_cosine(found),
+        fp32=reference.score.value,
+        this=score.value,
+        drop_error=standard_error(reference.score, score),
         samples=reference.count,
         how=how,
         outputs=found,
@@ -247,7 +248,11 @@ def failures(accuracy: Accuracy, gate: GateConfig) -> list[str]:
         drop = accuracy.fp32 - accuracy.this
         if not drop <= gate.max_drop:
             found.append(
-                f"{accuracy.metric} falls by {drop:.4g} from {accuracy.fp32:.4g} to {accuracy.this:.4g}, "
-                f"the gate allows {gate.max_drop:g}"
+                f"{accuracy.metric} falls by {drop:.4g}{_give_or_take(accuracy)} from {accuracy.fp32:.4g} "
+                f"to {accuracy.this:.4g}, the gate allows {gate.max_drop:g}"
             )
     return found
+
+
+def _give_or_take(accuracy: Accuracy) -> str:
+    return "" if accuracy.drop_error is None else f" ± {accuracy.drop_error:.2g}"

@@ -320,6 +320,8 @@ def accuracy_text(accuracy: Accuracy | None) -> str:
         return "not measured"
     if accuracy.metric and accuracy.this is not None:
         fp32 = "" if accuracy.fp32 is None else f" (fp32 {accuracy.fp32:.4g})"
+        if accuracy.drop_error:
+            fp32 += f" ± {accuracy.drop_error:.2g}"
         return f"{accuracy.metric} {accuracy.this:.4g}{fp32}, {accuracy.samples} samples"
     cosines = [o.cosine for o in accuracy.outputs if o.cosine is not None]
     return f"cosine {min(cosines):.4f}, {accuracy.samples} samples" if cosines else "equal to fp32"

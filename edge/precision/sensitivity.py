@@ -248,6 +248,7 @@ class _Measurement:
                     cancelling.add(label, seen, thresholds)
                 for alone in rounded:
                     alone.add(ASSUMED, seen, trials[group.name][ASSUMED])
+            del seen  # before the next ones are made
         self._choose_thresholds(stage.groups, {g.name: both[g.name][0] for g in stage.groups})
         chosen = {g.name: self._better(g, both[g.name]) for g in stage.groups}
         following: list[Values] = []
@@ -256,6 +257,7 @@ class _Measurement:
             for alone in chosen.values():
                 alone.add(FINAL, seen, self.thresholds)
             following.append({name: seen[name] for name in stage.tail})
+            del seen
         self._run_network(stage, heads, observe, chosen)
         return following
 
@@ -321,6 +323,7 @@ class _Measurement:
                 errors = chosen[name].errors(FINAL, seen, self.thresholds)
                 disturbed = rest({**head, **{f"{t}{ERROR}": e for t, e in errors.items()}})
                 result.add(probe, reference, {**outputs, **disturbed})
+            del seen
         for name, result in results.items():
             compensated = name in self.compensated
             self.errors[name] = chosen[name].error(FINAL)

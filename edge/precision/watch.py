@@ -16,7 +16,7 @@ from edge.precision.sessions import open_session
 from edge.precision.stages import live
 from edge.types import Array
 
-BUDGET = 128 << 20
+BUDGET = 96 << 20
 """Bytes of wanted tensors that one part may write."""
 
 Key = TypeVar("Key", bound=Hashable)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from edge.signoff.data import COSINE, Dossier, Engine
@@ -138,25 +137,12 @@ def _few(judged: Sequence[Engine]) -> str:
     """How far a figure of so many pictures can be trusted."""
     accuracy, metric = judged[0].accuracy, metric_of(judged)
     assert accuracy is not None and accuracy.fp32 is not None
-    error = scatter(accuracy.metric, accuracy.fp32, accuracy.samples)
+    errors = [e.accuracy.drop_error for e in judged if e.accuracy and e.accuracy.drop_error is not None]
     text = f"The evaluation has {counted(accuracy.samples, 'picture')}: small differences are chance"
-    if error is not None:
-        most = f"{number(error, metric.digits)}{metric.unit}"
-        return f"{text} (the standard error of a difference is at most {most})."
+    if errors and max(errors) > 0:
+        most = f"{number(max(errors), metric.digits)}{metric.unit}"
+        return f"{text}. With other pictures a loss would differ by about {most} (one standard error)."
     gains = [-e.drop for e in judged if e.drop is not None and e.drop < 0]
     if gains and float(number(max(gains), metric.digits)):
         text += f", as a gain of {number(max(gains), metric.digits)}{metric.unit} over the original shows"
     return f"{text}."
-
-
-def scatter(metric: str, fp32: float, samples: int) -> float | None:
-    """Largest standard error of a difference between two engines, in the metric's unit.
-
-    Only for a share of right answers: each differs by −1, 0 or 1 a sample, and where both are right
-    more often together than by chance, as engines of one network are, the variance is at most p(1−p)/N for
-    either.
-    """
-    if metric != "top1" or samples < 1 or not 0 <= fp32 <= 100:
-        return None
-    p = fp32 / 100
-    return 100 * math.sqrt(2 * p * (1 - p) / samples)

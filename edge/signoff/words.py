@@ -108,12 +108,19 @@ def verdict(engine: Engine) -> str:
     if accuracy.metric == COSINE:
         return f"{told}: its outputs agree with the original's to a cosine of {here} (1 would be the same)."
     drop = engine.drop or 0.0
-    change = f"a loss of {number(drop, metric.digits)}{metric.unit}"
+    change = f"a loss of {number(drop, metric.digits)}{metric.unit}{give_or_take(engine)}"
     if drop <= 0:
         change = "nothing is lost"
     elif float(number(drop, metric.digits)) == 0:
         change = "the loss does not show in these digits"
     return f"{told}: {metric.name} {here} where the original has {before}, {change}{_allowed(engine)}."
+
+
+def give_or_take(engine: Engine) -> str:
+    """ " ± 0.55", the standard error of the loss; nothing where it is not known."""
+    error = engine.accuracy.drop_error if engine.accuracy else None
+    shown = number(error, metric_of([engine]).digits)
+    return f" ± {shown}" if error and float(shown) else ""
 
 
 def shares(engine: Engine) -> str:

@@ -131,7 +131,7 @@ class TestRows:
             assert set(row) >= ROW
             assert row["model"] == "net"
             assert row["state"] == ("verified" if row["target"] == "cpu" else "bundle")
-            assert set(row["accuracy"]) == {"metric", "fp32", "this", "samples"}
+            assert set(row["accuracy"]) == {"metric", "fp32", "this", "drop_error", "samples"}
             assert row["accuracy"]["metric"] == "cosine" and 0.95 < row["accuracy"]["this"] <= 1 + 1e-9
             assert row["accuracy"]["samples"] == 1  # every fourth of five is held out
             assert row["size_bytes"] > 0 and row["build_seconds"] > 0 and row["peak_rss_bytes"] > 1 << 20
