@@ -20,7 +20,7 @@ from edge import graph
 from edge.backends import Engine, EngineOptions, backend
 from edge.build import evidence, profiles, samples_check
 from edge.build.carried import carried, finish_carried, unchanged, verified
-from edge.build.choose import RUN_ON, SEARCHED, Chooser, within_reach
+from edge.build.choose import RUN_ON, SEARCHED, Chooser, comparable, within_reach
 from edge.build.gpu import make_for_gpu
 from edge.build.inputs import Inputs, engine_key, gather
 from edge.build.processor import make_for_processor
@@ -171,10 +171,6 @@ def open_workshop(
     path.write_bytes(graph.serialize(model))
     engine = backend("onnxruntime").load(path, EngineOptions(exact=has_quantizers(model)))
     try:
-        quantized = any(job.variant != "exact" for job in jobs)
-        chooser = (
-            _open_chooser(inputs, index, engine, store, reporter, folder, seconds) if quantized else None
-        )
         cases = folder / "cases"
         cases.mkdir()
         reference = Reference(
@@ -186,6 +182,10 @@ def open_workshop(
             cases,
             lambda done, total: reporter.step("fp32 on held-out samples", done, total),
         )
+        quantized = any(job.variant != "exact" for job in jobs)
+        chooser = None
+        if quantized:
+            chooser = _open_chooser(inputs, index, engine, reference, store, reporter, folder, seconds)
     finally:
         engine.close()
     return Workshop(
@@ -207,6 +207,7 @@ def _open_chooser(
     inputs: Inputs,
     index: graph.Graph,
     engine: Engine,
+    reference: Reference,
     store: Store,
     reporter: Reporter,
     folder: Path,
@@ -230,7 +231,7 @@ def _open_chooser(
         lambda done, total: reporter.step("fp32 on the search's samples", done, total),
         believed=True,
     )
-    gate = inputs.config.gate
+    gate = comparable(inputs.config.gate, reference, search)
     return Chooser(
         inputs,
         equalized.graph,

@@ -95,6 +95,7 @@ class Chooser:
         graph: prepared and repaired.
         calibration: ranges and histograms of that graph.
         search: fp32 results of the samples that plans are compared on, with labels that fp32 believes in.
+        gate: as it is on those labels (`comparable`).
         folder: of the store's cache for this calibration.
         equalized: tensors whose channels were brought to a like range, and how far.
         seconds: what one search may take; None for as long as it needs.
@@ -357,6 +358,16 @@ def within_reach(macs: int, span: tuple[int, int]) -> int:
 
 def _is_used(planner: Planner, kind: str) -> bool:
     return any(kind in options.precisions for options in planner.options.values())
+
+
+def comparable(gate: GateConfig, held_out: Reference, search: Reference) -> GateConfig:
+    """The gate as the search has to see it: where fp32 itself scores less against the labels that it believes
+    in than against real ones, the same loss shows as a smaller drop."""
+    real, believed = held_out.score.value, search.score.value
+    same = held_out.metric == search.metric
+    if gate.max_drop is None or not same or not 0 < believed < real:
+        return gate
+    return gate.model_copy(update={"max_drop": gate.max_drop * believed / real})
 
 
 def _stricter(gate: GateConfig, share: float, carrier: Accuracy) -> GateConfig:

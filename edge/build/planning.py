@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +58,6 @@ def plans(
     """
     reporter.step("read the model and its samples", 0, 0)
     inputs = gather(config)
-    inputs = dataclasses.replace(inputs, evaluation=inputs.evaluation[:1])  # nothing is judged
     jobs = [new_job(inputs, target, variant, machine) for target in targets for variant in variants]
     with tempfile.TemporaryDirectory(prefix="edge-plan-") as folder:
         shop = open_workshop(inputs, jobs, store, machine, reporter, Path(folder), search_seconds)
