@@ -67,6 +67,7 @@ class EngineOptions:
         outputs: names of the outputs that are wanted in host memory; None for all.
         picture: how pictures are fitted into the input, for engines that do it on the device.
         expected: what the file has to be; None skips the check.
+        profile: let TensorRT time each layer (`TensorRTEngine.layer_times`); wants `graphs` off.
     """
 
     threads: int = 0
@@ -81,6 +82,7 @@ class EngineOptions:
     outputs: tuple[str, ...] | None = None
     picture: InputConfig | None = None
     expected: Expectation | None = None
+    profile: bool = False
 
 
 Span = tuple[float, float]

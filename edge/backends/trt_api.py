@@ -206,7 +206,8 @@ _RUNNING = """
     ICudaEngine.device_memory_size_v2 ICudaEngine.create_execution_context
     TensorIOMode TensorIOMode.INPUT
     IExecutionContext.set_tensor_address IExecutionContext.set_input_shape IExecutionContext.get_tensor_shape
-    IExecutionContext.execute_async_v3
+    IExecutionContext.execute_async_v3 IExecutionContext.profiler
+    IProfiler IProfiler.report_layer_time
 """
 
 _GATED = {

@@ -15,6 +15,7 @@ import ml_dtypes  # noqa: F401  # gives NumPy the names bfloat16 and float8_e4m3
 from edge.backends import EngineOptions
 from edge.backends.trt_api import Capabilities
 from edge.backends.trt_log import Notes
+from edge.backends.trt_profile import LayerTimes
 from edge.cuda import cache
 from edge.cuda.device import Device, Stream
 from edge.cuda.engine import DeviceEngine
@@ -55,6 +56,7 @@ class TensorRTEngine(DeviceEngine):
         self.engine: Any = None
         self._runtime: Any = None
         self._contexts = _Contexts(self)
+        self.layer_times = LayerTimes(trt) if options.profile else None
         try:
             self._load(content)
         except BaseException:  # its traceback holds this object until after the device's context is gone
@@ -197,6 +199,8 @@ class _Contexts:
         owner = self._owner
         args = () if self._config is None else (self._config,)
         context = owner.engine.create_execution_context(*args)
+        if context is not None and owner.layer_times is not None:
+            owner.layer_times.attach(context)
         if context is None:
             need, free = self._memory(), owner.device.room()
             if need > free:

@@ -38,6 +38,8 @@ Judge = Callable[[Engine], Accuracy]
 ENGINE_FILES = {"tensorrt": "engine.plan", "tensorrt_rtx": "engine.rtx"}
 WARM_UP, RUNS, SECONDS = 20, 300, 2.0
 """Latency: runs before, and runs or seconds of each of the two measurements, whichever ends first."""
+PROFILED = 50
+"""Runs over which layers are timed."""
 WORSE_DB = 3.0
 """Noise so far above what emulation promised is worth a word, even where the gate lets it pass."""
 
@@ -258,6 +260,35 @@ def measure_latency(
     p50, p99 = (round(1e3 * float(np.percentile(seconds, q)), 4) for q in (50, 99))
     rate = engine.batch * len(batches) / spent
     return Latency(p50_ms=p50, p99_ms=p99, per_second=round(rate, 2), batch=engine.batch)
+
+
+def layer_seconds(
+    draft: Draft, site: Site, folder: Path, progress: Progress
+) -> tuple[str, Mapping[str, float]]:
+    """Compile for the GPU that is here and time every layer there.
+
+    Returns:
+        The engine inspector's JSON, and seconds by the layer names in it.
+
+    Raises:
+        as `finish`, but for the gate.
+    """
+    gpu = _checked_gpu(site)
+    with only_gpu(gpu):
+        compiled, _ = _compile(draft, site, progress)
+    path = written(compiled, site.runtime, folder)[ENGINE_FILES[site.runtime]]
+    expected = Expectation(sha256(path), (site.runtime, compiled.version), site.gpu.compute_capability)
+    options = EngineOptions(
+        size=draft.config.input.size, gpu=gpu, graphs=False, profile=True, expected=expected
+    )
+    progress(f"time the layers of {draft.label}", 0, 0)
+    with closing(backend(site.runtime).load(path, options)) as engine:
+        times = engine.layer_times  # type: ignore[attr-defined]  # both runtimes of a site are TensorRT
+        for runs in (WARM_UP, PROFILED):
+            times.clear()
+            for _ in range(runs):
+                engine.run(draft.feeds)
+        return compiled.layers, times.seconds
 
 
 def _timed(slots: Sequence[Slot], runs: int) -> tuple[list[float], float]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from edge.backends import Engine, EngineOptions, backend
+from edge.backends import Engine, EngineOptions
 from edge.backends.trt_api import PACKAGES, capabilities
-from edge.build import emulate, profiles
+from edge.build import device_times, emulate, profiles
 from edge.build import lint as linter
 from edge.build.bundle import GRAPH, SCRIPT, documents
 from edge.build.choose import Chosen, Opener, told
@@ -86,7 +86,8 @@ def _make(
     shop: Workshop, target: Target, variant: Variant, builder: str, label: str, site: Site | None
 ) -> Made:
     refuse_unsuitable(shop.graph, target)
-    chosen = shop.chosen(target, variant, emulation(shop, target, label), label)
+    costs = None if site is None or variant != "fast" else device_times.measured(shop, target, site, label)
+    chosen = shop.chosen(target, variant, emulation(shop, target, label), label, costs)
     typed, made = chosen.typed(target), chosen.plan
     came_with = {node.name for node in shop.graph.nodes if node.op_type in QUANTIZERS}
     findings = linter.lint(typed, target, came_with)
@@ -125,13 +126,8 @@ def emulation(shop: Workshop, target: Target, label: str) -> Opener:
     @contextmanager
     def opened(chosen: Chosen) -> Iterator[Run]:
         wide = emulate.emulated(chosen.typed(target))
-        path = shop.write(wide, f"{target.name}/search.onnx")
-        engine = _load_emulation(path, label)
-        try:
+        with _running(shop, wide, f"{target.name}/search.onnx", label) as (_, engine):
             yield engine.run
-        finally:
-            engine.close()
-            path.unlink()
 
     return opened
 
@@ -220,11 +216,15 @@ def _bundled(request: CompileRequest) -> _Product:
     return _Product({}, GRAPH, f"graph ready; on the device run: sh {SCRIPT}")
 
 
-def _load_emulation(path: Path, label: str) -> Engine:
-    try:
-        return backend("onnxruntime").load(path, EngineOptions(exact=True))
-    except RuntimeFault as e:  # its own text names a temporary file
-        raise RuntimeFault(f"ONNX Runtime cannot emulate {label}", e.why, "export the model again") from e
+@contextmanager
+def _running(shop: Workshop, wide: onnx.ModelProto, name: str, label: str) -> Iterator[tuple[Path, Engine]]:
+    """An emulated graph as an engine."""
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(shop.running(wide, name, EngineOptions(exact=True)))
+        except RuntimeFault as e:  # its own text names a temporary file
+            raise RuntimeFault(f"ONNX Runtime cannot emulate {label}", e.why, "export the model again") from e
+        yield opened
 
 
 def _judge_emulated(shop: Workshop, typed: onnx.ModelProto, made: Plan, label: str) -> tuple[Accuracy, str]:
@@ -232,13 +232,8 @@ def _judge_emulated(shop: Workshop, typed: onnx.ModelProto, made: Plan, label: s
     wide = emulate.emulated(typed)
     digest = sha256(serialize(wide))
     if digest not in shop.judged:
-        path = shop.write(wide, f"{digest}.onnx")
-        engine = _load_emulation(path, label)
-        try:
+        with _running(shop, wide, f"{digest}.onnx", label) as (path, engine):
             emulate.check(path, engine, next(iter(shop.reference)).feeds)
             how = f"emulated on the processor ({made.label}, {made.carrier} carrier)"
             shop.judge(digest, engine, how, label)
-        finally:
-            engine.close()
-            path.unlink()
     return shop.judged[digest], digest

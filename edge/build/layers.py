@@ -124,17 +124,29 @@ def compare_engine(information: str, plan: Precisions) -> list[str]:
     return found
 
 
+def layer_nodes(information: str) -> dict[str, list[str]]:
+    """Layer → the ONNX nodes that became it, as far as the inspector's JSON tells."""
+    return {
+        str(layer.get("Name", "")): origins(layer.get("Metadata", ""), layer.get("Name", ""))
+        for layer in _told(information)
+    }
+
+
 def _layers_by_node(information: str) -> Mapping[str, list[dict[str, Any]]]:
     by_node: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for layer in _told(information):
+        for node in origins(layer.get("Metadata", ""), layer.get("Name", "")):
+            by_node[node].append(layer)
+    return by_node
+
+
+def _told(information: str) -> list[dict[str, Any]]:
+    """The layers that the inspector describes; a plain name if the engine was built without detail."""
     try:
         layers = json.loads(information)["Layers"] if information else []
     except (ValueError, KeyError, TypeError):
-        return by_node  # a version that writes something else
-    for layer in layers:
-        if isinstance(layer, dict):  # a plain name if the engine was built without detail
-            for node in origins(layer.get("Metadata", ""), layer.get("Name", "")):
-                by_node[node].append(layer)
-    return by_node
+        return []  # a version that writes something else
+    return [layer for layer in layers if isinstance(layer, dict)]
 
 
 _SPELLINGS = (

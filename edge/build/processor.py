@@ -129,13 +129,9 @@ def running(shop: Workshop, target: Target) -> Opener:
 
     @contextmanager
     def opened(chosen: Chosen) -> Iterator[Run]:
-        path = shop.write(chosen.typed(target), f"{target.name}/search.onnx")
-        engine = backend("onnxruntime").load(path, shop.options)
-        try:
+        model = chosen.typed(target)
+        with shop.running(model, f"{target.name}/search.onnx", shop.options) as (_, engine):
             yield engine.run
-        finally:
-            engine.close()
-            path.unlink()
 
     return opened
 

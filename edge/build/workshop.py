@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import onnx
 
-from edge.backends import Engine, EngineOptions
+from edge.backends import Engine, EngineOptions, backend
 from edge.build.choose import Chooser, Chosen, Opener
 from edge.build.evidence import Samples
 from edge.build.finish import Finished
@@ -23,6 +24,7 @@ from edge.graph import Graph, serialize
 from edge.machine import Machine
 from edge.manifest import Accuracy, BuilderInfo, Tensor
 from edge.precision.compensation import NO_COMPENSATION
+from edge.precision.cost import Costs
 from edge.precision.plan import Plan, Planner, Variant
 from edge.precision.policy import Policy
 from edge.precision.search import Found
@@ -118,18 +120,37 @@ class Workshop:
         size = None if self.shapes is None else (self.shapes.optimum[2], self.shapes.optimum[3])
         return EngineOptions(size=size)
 
-    def chosen(self, target: Target, variant: Variant, opened: Opener, label: str) -> Chosen:
-        """The plan of an engine, with the numbers that are written with it."""
+    def chosen(
+        self, target: Target, variant: Variant, opened: Opener, label: str, costs: Costs | None = None
+    ) -> Chosen:
+        """The plan of an engine, with the numbers that are written with it.
+
+        Args:
+            costs: measured on the target; None where it is not here.
+        """
         if self.chooser is None or variant == "exact":
             plan = Planner(self.graph, target, "exact", {}, policy=self.policy).plan()
             return Chosen(self.graph, plan, {}, NO_COMPENSATION)
-        return self.chooser.choose(target, variant, opened, label)
+        return self.chooser.choose(target, variant, opened, label, costs=costs)
 
     def write(self, model: onnx.ModelProto, name: str) -> Path:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(serialize(model))
         return path
+
+    @contextmanager
+    def running(
+        self, model: onnx.ModelProto, name: str, options: EngineOptions
+    ) -> Iterator[tuple[Path, Engine]]:
+        """A graph as a file and an engine, for as long as it is needed."""
+        path = self.write(model, name)
+        engine = backend("onnxruntime").load(path, options)
+        try:
+            yield path, engine
+        finally:
+            engine.close()
+            path.unlink()
 
     def judge(self, digest: str, engine: Engine, how: str, label: str) -> Accuracy:
         """Accuracy of the graph with this hash; the same graph is run once."""

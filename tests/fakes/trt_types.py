@@ -85,6 +85,13 @@ class IProgressMonitor:
         raise NotImplementedError
 
 
+class IProfiler:
+    """To be subclassed; an execution context with one calls it for every layer of every execution."""
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        raise NotImplementedError
+
+
 class Dims(Sequence[int]):
     """A shape. It equals tuples and lists, and is neither."""
 

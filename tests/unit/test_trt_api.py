@@ -38,7 +38,7 @@ SPEAKS_TENSORRT = (
     "edge/backends/tensorrt.py",
     "edge/backends/trt_engine.py",
     "edge/backends/trt_log.py",
-    "edge/backends/trt_log.py",
+    "edge/backends/trt_profile.py",
     "edge/build/tensorrt.py",
     "edge/build/layers.py",
 )
