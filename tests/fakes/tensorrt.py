@@ -291,13 +291,15 @@ class IRuntimeCache:
 class IExecutionContext:
     """One execution at a time: its scratch memory is its own, and belongs to the work in flight."""
 
+    profiler: Any = None
+    """Hears of every layer of every execution that is not captured."""
+
     def __init__(self, engine: ICudaEngine, scratch: Resource, how: Any = None) -> None:
         self.engine, self._scratch, self.how = engine, scratch, how
         engine.runtime.trt.objects.add(self)
         self._shapes: dict[str, Shape] = {t.name: t.shape for t in engine.graph.inputs}
         self._addresses: dict[str, int] = {}
         self._bound: tuple[Work, Any] | None = None
-        self.profiler: Any = None
         self._ready = False
         """Whether it has run since shapes changed: the first run does what cannot be captured."""
 
