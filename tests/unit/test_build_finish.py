@@ -274,7 +274,7 @@ class TestTheModel:
 
         shutil.copytree(built / "engines", tmp_path / "device")
         monkeypatch.setattr(finish, "compile_engine", coarse)
-        monkeypatch.setattr("edge.build.device_times.measured", lambda *args: None)  # estimated: fp8 is fastest
+        monkeypatch.setattr("edge.build.device_times.measured", lambda *args: None)  # by estimate fp8 wins
         with device(HOPPER, tmp_path) as there:
             assert there.build(*model(built), "--targets", "hopper", "--variants", "fast") == 0
             found = there.manifest()
