@@ -115,6 +115,7 @@ def ours(model: str, target: str, variant: str) -> dict[str, Any]:
         "fp32": accuracy["fp32"],
         "this": accuracy["this"],
         "drop": accuracy["fp32"] - accuracy["this"],
+        "drop_error": accuracy["drop_error"],
         "divergence": accuracy["divergence"],
         "shares": manifest["mac_shares"],
         "quantized": row["quantized_mac_share"],
@@ -282,8 +283,9 @@ def line(found: dict[str, Any]) -> str:
     if "error" in found:
         return f"failed: {found['error']}"
     shares = ", ".join(f"{share:.0%} {name}" for name, share in found.get("shares", {}).items())
+    error = f" ± {found['drop_error']:.2g}" if found.get("drop_error") else ""
     return (
-        f"drop {found['drop']:+.4g} ({found['fp32']:.4g} → {found['this']:.4g})"
+        f"drop {found['drop']:+.4g}{error} ({found['fp32']:.4g} → {found['this']:.4g})"
         f"{f', {shares}' if shares else ''}, {found['seconds']:.0f} s, {found['gigabytes']:.2f} GB"
     )
 
