@@ -210,16 +210,21 @@ class _Walk:
         found, shape = self.layout[node.input[0]], self.graph.shape(node.output[0])
         if shape is None or len(shape) <= found.axis or shape[found.axis] != len(found.ids):
             return False
+        if not self.graph.is_float(node.output[0]):
+            return False  # a Cast to integers rounds
         if node.op_type not in ("Cast", "Identity", "LeakyRelu", "Relu") and found.axis != 1:
             return False
         self.layout[node.output[0]] = found
         return True
 
-    def _weights(self, node: onnx.NodeProto) -> bool:
-        return node.input[0] in self.layout and all(self._constant(name) for name in node.input[1:] if name)
+    def _weights(self, node: onnx.NodeProto, axis: int) -> bool:
+        """Whether a product reads channels on this axis, and has its constants for itself."""
+        found = self.layout.get(node.input[0])
+        own = all(self._constant(name) for name in node.input[1:] if name)
+        return own and found is not None and found.axis == axis
 
     def _conv(self, node: onnx.NodeProto) -> bool:
-        if not self._weights(node):
+        if not self._weights(node, 1):
             return False
         into, out = self.layout[node.input[0]], self._fresh(node.output[0], 1)
         shape = self.graph.shape(node.input[1]) or ()
@@ -238,9 +243,11 @@ class _Walk:
         return True
 
     def _conv_transpose(self, node: onnx.NodeProto) -> bool:
-        if not self._weights(node) or attribute(node, "group", 1) != 1:
+        if not self._weights(node, 1) or attribute(node, "group", 1) != 1:
             return False
         into, out = self.layout[node.input[0]], self._fresh(node.output[0], 1)
+        if len(out) != (self.graph.shape(node.input[1]) or (0, 0))[1]:
+            return False
         self._takes(node, node.input[1], 0, into.ids, written=False)
         self._takes(node, node.input[1], 1, out, written=True)
         if len(node.input) > 2 and node.input[2]:
@@ -248,12 +255,11 @@ class _Walk:
         return True
 
     def _gemm(self, node: onnx.NodeProto) -> bool:
-        plain = not attribute(node, "transA", 0) and self._weights(node)
-        if not plain:
+        if attribute(node, "transA", 0) or not self._weights(node, 1):
             return False
         into, shape = self.layout[node.input[0]], self.graph.shape(node.input[1]) or ()
         columns = output_axis(node, len(shape))
-        if into.axis != 1 or len(into.ids) != shape[1 - columns]:
+        if len(into.ids) != shape[1 - columns]:
             return False
         out = self._fresh(node.output[0], 1)
         self._takes(node, node.input[1], 1 - columns, into.ids, written=False)
@@ -265,7 +271,7 @@ class _Walk:
     def _matmul(self, node: onnx.NodeProto) -> bool:
         shape = self.graph.shape(node.input[1]) or ()
         rank = len(self.graph.shape(node.input[0]) or ())
-        if not self._weights(node) or len(shape) != 2 or self.layout[node.input[0]].axis != rank - 1:
+        if len(shape) != 2 or not self._weights(node, rank - 1):
             return False
         out = self._fresh(node.output[0], rank - 1)
         self._takes(node, node.input[1], 0, self.layout[node.input[0]].ids, written=False)

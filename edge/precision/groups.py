@@ -77,12 +77,13 @@ def groups(graph: Graph) -> tuple[Group, ...]:
 
 
 def products(graph: Graph) -> list[onnx.NodeProto]:
-    """Convolutions and matrix products, in graph order; without those that came with Q/DQ."""
+    """Convolutions and matrix products of float32, in graph order; without those that came with Q/DQ."""
     return [node for node in graph.nodes if _is_product(graph, node)]
 
 
 def _is_product(graph: Graph, node: onnx.NodeProto) -> bool:
-    return node.op_type in PRODUCTS and node.domain in STANDARD_DOMAINS and not is_given(graph, node)
+    computes = node.op_type in PRODUCTS and node.domain in STANDARD_DOMAINS and graph.is_float(node.output[0])
+    return computes and not is_given(graph, node)
 
 
 def operands(graph: Graph, node: onnx.NodeProto) -> tuple[str, ...]:

@@ -223,6 +223,17 @@ class TestUnusualWeights:
             if len(shape) == 1:
                 assert found.plan.precisions["odd"] == "bf16"
 
+    def test_a_product_in_double_stays_as_it_is(self, tmp_path: Path) -> None:
+        net = graphs.Net()
+        x = net.op("Relu", net.conv("image", "stem", (3, 32)), name="stem_relu")
+        x = net.op("Cast", x, name="wide", to=onnx.TensorProto.DOUBLE)
+        x = net.op("MatMul", x, net.constant("double.weight", np.eye(32), np.float64), name="double")
+        x = net.op("Cast", x, name="narrow", to=onnx.TensorProto.FLOAT)
+        made = config(tmp_path, net.model(net.op("Sigmoid", net.conv(x, "head", (32, 1)), name="s")))
+        found = chosen(workshop(made, tmp_path), "orin")
+        assert found.found is not None
+        assert found.plan.precisions["head"] == "int8" and "double" not in found.plan.precisions
+
     def test_shared_weights_are_compensated_once(self, tmp_path: Path) -> None:
         net = graphs.Net()
         x = net.op("Relu", net.conv("image", "stem", (3, 32)), name="stem_relu")

@@ -88,6 +88,9 @@ FREEZING: dict[str, Callable[[Net, str], str]] = {
     "ReduceMean over channels": lambda net, x: net.op(
         "Add", x, net.op("ReduceMean", x, name="r", axes=[1], keepdims=1), name="m"
     ),
+    "Cast to integers and back": lambda net, x: net.op(
+        "Cast", net.op("Cast", x, name="i", to=onnx.TensorProto.INT32), name="m", to=onnx.TensorProto.FLOAT
+    ),
     "channels added to another order": lambda net, x: net.op(
         "Add", x, net.op("Transpose", x, name="t", perm=[0, 2, 1, 3]), name="m"
     ),
@@ -208,3 +211,15 @@ def test_a_normalization_writes_its_channels_and_freezes_what_it_reads() -> None
     index = graphs.good("transformer")
     assert free(index, "norm.out")
     assert not free(index, "rows.out")
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_channels_on_another_axis_are_not_those_of_a_convolution(op: str) -> None:
+    """A picture as wide as it has channels, normalized along its rows."""
+    net = Net()
+    own = (net.constant("norm.scale", np.ones(32)), net.constant("norm.bias", np.ones(32)))
+    x = net.op("LayerNormalization", stem(net), *own, name="norm", axis=-1)
+    x = net.op("Relu", net.op(op, x, net.weights("w", 32, 32, 1, 1), name="next"), name="next_relu")
+    index = graphs.graph(head(net, x))
+    assert not free(index, "norm.out")
+    assert moved(index)[0] < 1e-5
