@@ -277,12 +277,17 @@ def _components(known: Channels, tensors: Sequence[str]) -> list[list[str]]:
 
 
 def _moved(before: Graph, after: Graph, samples: Sequence[Mapping[str, Array]]) -> float:
-    """How far any result differs, as a part of the largest value of its output."""
+    """How far any result differs, as a part of the largest value of its output; of integers, how many do."""
     first, second = (observer(graph.model, graph.outputs) for graph in (before, after))
     most = 0.0
     for feeds in samples:
         expected, found = first(feeds), second(feeds)
-        for name, value in expected.items():
-            moved = float(np.abs(found[name] - value).max(initial=0))
-            most = max(most, moved / max(float(np.abs(value).max(initial=0)), 1e-6))
+        most = max(most, *(_apart(value, found[name]) for name, value in expected.items()))
     return most
+
+
+def _apart(expected: Array, found: Array) -> float:
+    if not np.issubdtype(expected.dtype, np.floating):
+        return float(np.count_nonzero(found != expected) / max(expected.size, 1))
+    moved = float(np.abs(found - expected).max(initial=0))
+    return moved / max(float(np.abs(expected).max(initial=0)), 1e-6)

@@ -8,6 +8,7 @@ from typing import Any
 
 import graphs
 import numpy as np
+import onnx
 import pytest
 from graphs import Net
 
@@ -143,6 +144,24 @@ class TestFunction:
         others = feeds(3, seed=779)
         before, after = results(index, others), results(found.graph, others)
         assert np.abs(before - after).max() < 1e-5 * np.abs(before).max()
+
+    @pytest.mark.parametrize("last", ["ArgMax", "Greater"])
+    def test_results_that_are_no_floats_are_counted_where_they_differ(self, last: str) -> None:
+        """Labels and masks: a label has no size, and one pixel on the edge may change sides by rounding."""
+        index = convolutions()
+        model = onnx.ModelProto.FromString(index.model.SerializeToString())
+        (output,) = index.outputs
+        zero = graphs.numpy_helper.from_array(np.float32(0), "nothing")
+        inputs, more = ([output], {"axis": 1}) if last == "ArgMax" else ([output, "nothing"], {})
+        model.graph.initializer.append(zero)
+        model.graph.node.append(onnx.helper.make_node(last, inputs, ["label"], name="label", **more))
+        kind = onnx.TensorProto.INT64 if last == "ArgMax" else onnx.TensorProto.BOOL
+        model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("label", kind, None))
+        labelled = Graph(model)
+        found = equalized(labelled)
+        assert found.strengths
+        others = feeds(3, seed=780)
+        assert np.mean(results(labelled, others) == results(found.graph, others)) > 0.999
 
 
 class TestWhereNothingIsChanged:
