@@ -21,7 +21,7 @@ from edge.precision.placement import Point, points
 from edge.precision.plan import Plan
 from edge.precision.policy import QUANTIZED, WEIGHT_ONLY
 from edge.precision.ranges import Range
-from edge.precision.weights import round_weight, stored_weight
+from edge.precision.weights import coarser, round_weight
 from edge.targets import Target
 from edge.types import Array
 
@@ -344,10 +344,9 @@ class _Writer:
         label = label if alone else f"{label}/{precision}"
         weight = self.compensation.weights.get(key) or round_weight(node, value, precision, self.target)
         least = self._least_scales(node, weight)
-        if least is not None and (least > weight.scales).any():
-            scales = np.maximum(weight.scales, least)
-            return f"{label}/of {node.name}", stored_weight(value, scales, weight.axis, precision)
-        return label, weight
+        if least is None or not (least > weight.scales).any():
+            return label, weight
+        return f"{label}/of {node.name}", coarser(weight, value, least, precision)
 
     def _types_of(self, weights: str) -> set[str]:
         """In which types products read these weights: several where they share them."""

@@ -63,6 +63,14 @@ def stored_weight(value: Array, scales: Floats, axis: int, precision: str, block
     return StoredWeight(stored, scales, axis, block)
 
 
+def coarser(weight: StoredWeight, value: Array, least: Floats, precision: str) -> StoredWeight:
+    """Channels whose scale is below `least` rounded one by one to that; the others stay as they are."""
+    scales = np.maximum(weight.scales, least)
+    rounded = stored_weight(value, scales, weight.axis, precision).values
+    raised = np.expand_dims(scales > weight.scales, [a for a in range(value.ndim) if a != weight.axis])
+    return StoredWeight(np.where(raised, rounded, weight.values), scales, weight.axis)
+
+
 @dataclass(frozen=True, slots=True)
 class InputNoise:
     """Rounding noise of what a product reads, mean squared.

@@ -190,6 +190,24 @@ class TestInTheGraph:
         assert (held["left.weight/int8"] == 5).all() and (held["left.weight/scale"] == 0.5).all()
         assert not (held["right.weight/int8"] == 5).all()
 
+    def test_a_pruned_channel_leaves_the_weights_of_the_others_as_they_were_given(self) -> None:
+        """Its bias needs a coarser scale on a processor; the others' biases are for the weights they have."""
+        net = Net()
+        x = net.op("Relu", net.conv("image", "stem", (3, 32)), name="relu")
+        pruned = np.where(np.arange(32) == 3, np.float32(1e-12), net.random.normal(0, 0.2, 32))
+        w = net.constant("w", np.broadcast_to(pruned[:, None, None, None], (32, 32, 1, 1)))
+        last = net.op("Conv", x, w, net.constant("b", np.ones(32)), name="last")
+        index = graphs.graph(net.model(net.op("Relu", last, name="last_relu")))
+        values = np.random.default_rng(1).integers(-127, 128, (32, 32, 1, 1)).astype(np.int8)
+        scales = np.where(np.arange(32) == 3, 1e-14, 0.01).astype(np.float32)
+        found = Compensation({("w", 0, "int8"): StoredWeight(values, scales, 0)})
+        model = rewrite(index, planned(index, "cpu"), graphs.ranges(index), TARGETS["cpu"], found)
+        held = {t.name: graphs.numpy_helper.to_array(t) for t in model.graph.initializer}
+        written, used = held["w/of last/int8"], held["w/of last/scale"]
+        kept = np.arange(32) != 3
+        assert np.array_equal(written[kept], values[kept]) and (used[kept] == scales[kept]).all()
+        assert used[3] > scales[3] and (written[3] == 0).all()
+
 
 class TestOnRealGraphs:
     @pytest.mark.parametrize(
