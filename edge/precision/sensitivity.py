@@ -192,6 +192,8 @@ class _Measurement:
         self.thresholds = {name: _threshold(self.ranges[name], kind) for name in read}
         self.tried: dict[str, tuple[Tried, ...]] = {}
         self.compensated: set[str] = set()
+        self.cancelling: dict[str, bool] = {}
+        """Weights that were decided on: whether they are those whose errors cancel."""
         self.found: dict[str, GroupNoise] = {}
         self.errors: dict[str, float] = {}
         self.late: dict[str, float] = {}
@@ -286,10 +288,16 @@ class _Measurement:
         return found
 
     def _better(self, group: Group, both: list[Local]) -> Local:
-        """The group with the weights that leave less error in what it writes."""
-        cancelling = len(both) > 1 and both[0].error(ASSUMED) <= both[1].error(ASSUMED)
+        """The group with the weights that leave less error in what it writes; of groups that share weights
+        the first decides, since biases are for the weights that they were measured with."""
+        weights = [self.nodes[name].input[1] for name in group.products]
+        decided = [self.cancelling[name] for name in weights if name in self.cancelling]
+        better = both[0].error(ASSUMED) <= both[-1].error(ASSUMED)
+        cancelling = len(both) > 1 and (all(decided) if decided else better)
         if cancelling:
             self.compensated.add(group.name)
+        if len(both) > 1:
+            self.cancelling |= dict.fromkeys(weights, cancelling)
         return both[0] if cancelling else both[-1]
 
     def _choose_thresholds(self, groups: Sequence[Group], alone: Mapping[str, Local]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,12 @@ from edge.config import ModelConfig
 from edge.graph import Graph
 from edge.precision import cache, sensitivity
 from edge.precision.calibrate import Calibration
-from edge.precision.compensation import NO_COMPENSATION
+from edge.precision.compensation import NO_COMPENSATION, Compensation
 from edge.precision.groups import groups
 from edge.precision.plan import Choice
 from edge.precision.ranges import Range, candidates
 from edge.precision.sensitivity import Probe, Sensitivity
+from edge.precision.weights import round_weight
 from edge.targets import TARGETS
 
 ORIN = TARGETS["orin"]
@@ -165,6 +167,40 @@ def scores_as_map(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def probes(chooser: Chooser) -> list[Probe]:
     return list(chooser.inputs.probes(chooser.graph.inputs[0], chooser.inputs.calibration[:4]))
+
+
+def test_groups_that_share_weights_have_the_same_ones(tmp_path: Path) -> None:
+    """The second group would be better off with rounded weights; its bias is for those it will have."""
+    net = graphs.Net()
+    stem = net.op("Relu", net.conv("image", "stem", (3, 32)), name="stem_relu")
+    shared, halves = net.weights("shared", 32, 32, 1, 1), []
+    for name, part in (("first", slice(0, 16)), ("second", slice(16, 32))):
+        mask = np.zeros((1, 32, 1, 1), np.float32)
+        mask[:, part] = 1
+        x = net.op("Mul", stem, net.constant(f"{name}.mask", mask), name=f"{name}_half")
+        halves.append(net.op("Conv", x, shared, name=name))
+    x = net.op("Relu", net.op("Concat", *halves, name="both", axis=1), name="both_relu")
+    model = net.model(net.op("Sigmoid", net.conv(x, "head", (64, 1), kernel=1), name="sigmoid"))
+    chooser = chooser_of(workshop(config(tmp_path, model), tmp_path))
+    conv = next(node for node in chooser.graph.nodes if node.name == "first")
+    value = chooser.graph.constant("shared")
+    assert value is not None
+    rounded = round_weight(conv, value, "int8", ORIN)
+    values = rounded.values.copy()
+    values[:, 16:] = 0  # as good as rounded ones for the first, useless for the second
+    given = Compensation({("shared", 0, "int8"): dataclasses.replace(rounded, values=values)})
+    found = sensitivity.measure(
+        chooser.graph,
+        [g for g in groups(chooser.graph) if g.name in ("first", "second")],
+        "int8",
+        chooser.calibration,
+        given,
+        chooser.inputs.task,
+        probes(chooser),
+        2,
+    )
+    kept = bool(found.compensation.weights)
+    assert [found.groups[name].compensated for name in ("first", "second")] == [kept, kept]
 
 
 class TestWhatIsLeftOut:
