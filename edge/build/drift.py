@@ -8,7 +8,7 @@ clip.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from edge.build.inputs import graph_sha256, split
 from edge.build.verify import Reference, failures, measure
 from edge.config import ModelConfig, SamplesConfig, validate
 from edge.errors import InputError, StoreError
-from edge.graph import Graph, prepare, read, serialize
+from edge.graph import Graph, attribute, prepare, read, serialize
 from edge.machine import Machine
 from edge.manifest import Accuracy, Entry, Manifest, check_machine
 from edge.precision.given import has_quantizers
@@ -273,19 +273,29 @@ class Held:
 
 
 def held(model: onnx.ModelProto) -> dict[str, Held]:
-    """By activation, for every tensor that a graph quantizes."""
+    """By activation, for every tensor that a graph quantizes with a scale that is known."""
     constants = {t.name: t for t in model.graph.initializer}
-    found = {}
-    for node in model.graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] not in constants:
-            scale, zero = (
-                float(numpy_helper.to_array(constants[name]).astype(np.float64).reshape(-1)[0])
-                for name in node.input[1:3]
-            )
-            kind = PRECISION[constants[node.input[2]].data_type]
-            low, high = (0.0, 255.0) if kind == "uint8" else (-QMAX[kind], QMAX[kind])
-            found[node.input[0]] = Held(kind, (low - zero) * scale, (high - zero) * scale)
-    return found
+    quantizers = [
+        n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in constants
+    ]
+    found = {node.input[0]: _held(node, constants) for node in quantizers}
+    return {name: holds for name, holds in found.items() if holds is not None}
+
+
+def _held(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> Held | None:
+    """None of a quantizer that came with the graph and is none of ours: of 16 bits, or with many scales."""
+    scale, zero = (constants.get(name) for name in [*node.input[1:], ""][:2])
+    code = zero.data_type if zero is not None else attribute(node, "output_dtype", 0)
+    kind = PRECISION.get(
+        code or onnx.TensorProto.UINT8, ""
+    )  # the default of a quantizer without a zero point
+    if scale is None or np.prod(scale.dims) != 1 or kind not in (*QMAX, "uint8"):
+        return None
+    step, origin = (
+        0.0 if t is None else numpy_helper.to_array(t).astype(float).item() for t in (scale, zero)
+    )
+    low, high = (0.0, 255.0) if kind == "uint8" else (-QMAX[kind], QMAX[kind])
+    return Held(kind, (low - origin) * step, (high - origin) * step)
 
 
 def _clipped(entry: Entry, config: ModelConfig, folder: Path, progress: Progress) -> tuple[Clipped, ...]:

@@ -188,3 +188,19 @@ class TestClipping:
         found = held(model)
         assert dataclasses.astuple(found["s8"]) == ("int8", -63.5, 63.5)
         assert dataclasses.astuple(found["u8"]) == ("uint8", -27.5, 100.0)
+
+    def test_quantizers_that_a_graph_came_with_need_no_zero_point(self) -> None:
+        helper, from_array = graphs.helper, graphs.numpy_helper.from_array
+        constants = [
+            from_array(np.float32(0.5), "one"),
+            from_array(np.float32([0.5, 1.0]), "many"),
+            from_array(np.int16(0), "wide"),
+        ]
+        nodes = [
+            helper.make_node("QuantizeLinear", ["u8", "one"], ["u8/q"]),
+            helper.make_node("QuantizeLinear", ["channels", "many"], ["channels/q"], axis=1),
+            helper.make_node("QuantizeLinear", ["s16", "one", "wide"], ["s16/q"]),
+            helper.make_node("QuantizeLinear", ["moving", "u8"], ["moving/q"]),
+        ]
+        found = held(helper.make_model(helper.make_graph(nodes, "g", [], [], constants)))
+        assert {name: dataclasses.astuple(h) for name, h in found.items()} == {"u8": ("uint8", 0.0, 127.5)}
