@@ -23,5 +23,8 @@ def save(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write them compressed; `path` ends in .npz."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npz")
-    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
+    try:
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # a full disk leaves nothing behind

@@ -58,6 +58,21 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["int8.npz"]
 
 
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "int8.npz"
+    cache.save(measured(), path)
+
+    def fail(file: Path, **arrays: object) -> None:
+        file.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    with pytest.raises(OSError, match="no space"):
+        cache.save(measured(), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["int8.npz"]
+    assert cache.load(path) is not None
+
+
 def test_nothing_and_garbage_are_no_cache(tmp_path: Path) -> None:
     assert cache.load(tmp_path / "absent.npz") is None
     (tmp_path / "text.npz").write_text("nothing of the kind")
