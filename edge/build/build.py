@@ -185,7 +185,8 @@ def open_workshop(
         quantized = any(job.variant != "exact" for job in jobs)
         chooser = None
         if quantized:
-            chooser = _open_chooser(inputs, index, engine, reference, store, reporter, folder, seconds)
+            cache = store.root / config.name / ".calibration" / inputs.measured(machine)
+            chooser = _open_chooser(inputs, index, engine, reference, cache, reporter, folder, seconds)
     finally:
         engine.close()
     return Workshop(
@@ -208,13 +209,12 @@ def _open_chooser(
     index: graph.Graph,
     engine: Engine,
     reference: Reference,
-    store: Store,
+    cache: Path,
     reporter: Reporter,
     folder: Path,
     seconds: float | None,
 ) -> Chooser:
     """Calibrate, and run fp32 on the samples that plans are compared on."""
-    cache = store.root / inputs.config.name / ".calibration" / inputs.calibration_sha256[:16]
     macs = sum(index.macs(node) for node in index.nodes)
     equalized = _equalized(inputs, index, cache, macs, reporter)
     calibration = _calibrated(inputs, equalized.graph, cache, reporter)

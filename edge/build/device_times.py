@@ -8,6 +8,7 @@ more of them (conversions, Q/DQ that fused with nothing) is the price of its qua
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from edge.build.layers import layer_nodes
 from edge.build.site import Site
 from edge.build.workshop import Workshop
 from edge.errors import EdgeError
-from edge.graph import serialize
+from edge.graph import serialize, sha256
 from edge.manifest import Accuracy
 from edge.precision import kept
 from edge.precision.cost import Costs, roofline
@@ -55,9 +56,7 @@ def measured(shop: Workshop, target: Target, site: Site, label: str) -> Costs | 
     """
     if shop.chooser is None:
         return None
-    types = "+".join(target.quantized)
-    name = f"times-{target.name}-{types}-{site.gpu.name}-{site.builder}".replace(" ", "_").replace("/", "_")
-    path = shop.chooser.folder / f"{name}.npz"
+    path = shop.chooser.folder / f"times-{target.name}-{_key(shop, target, site)}.npz"
     found = load(path)
     if found is None:
         try:
@@ -67,6 +66,13 @@ def measured(shop: Workshop, target: Target, site: Site, label: str) -> Costs | 
             return None
         save(found, path)
     return found
+
+
+def _key(shop: Workshop, target: Target, site: Site) -> str:
+    """Hash of what times depend on beside the graph and its ranges."""
+    profile = shop.profile and shop.profile.model_dump(mode="json")
+    facts = [dataclasses.asdict(target), dataclasses.asdict(site), profile]
+    return sha256(json.dumps(facts, sort_keys=True).encode())[:16]
 
 
 def _measure(shop: Workshop, chooser: Chooser, target: Target, site: Site, label: str) -> Costs:

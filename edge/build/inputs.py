@@ -63,6 +63,12 @@ class Inputs:
             tensor, (placement,) = preprocess.batch([self.task.network_image(sample)])
             yield Probe(sample, {input_name: tensor}, placement)
 
+    def measured(self, machine: Machine) -> str:
+        """Hash of everything that what is measured on the calibration pictures depends on."""
+        return _digest(
+            [self.calibration_sha256, _labelled_sha256((*self.calibration, *self.search)), _packages(machine)]
+        )
+
     def recipe(self, target: Target, variant: Variant, machine: Machine) -> str:
         """Hash of everything that determines the graph an engine is compiled from, and how it is judged.
 
@@ -79,7 +85,7 @@ class Inputs:
             "policy": self.policy.model_dump(mode="json", by_alias=True),
             "target": dataclasses.asdict(target),
             "variant": variant,
-            "packages": {name: machine.packages.get(name, "") for name in NUMBERS_DEPEND_ON},
+            "packages": _packages(machine),
             "code": code_sha256(),
         }
         if not target.is_gpu:
@@ -95,6 +101,10 @@ def engine_key(recipe: str, builder: str, capability: ComputeCapability | None =
         capability: of the GPU that the engine is finished on.
     """
     return _digest([recipe, builder, capability, code_sha256()])
+
+
+def _packages(machine: Machine) -> dict[str, str]:
+    return {name: machine.packages.get(name, "") for name in NUMBERS_DEPEND_ON}
 
 
 def _digest(facts: Any) -> str:
@@ -137,7 +147,7 @@ def gather(config: ModelConfig) -> Inputs:
         search,
         evaluation,
         fingerprint(graph + code_sha256(), [s.path for s in (*calibration, *search)], settings),
-        _evaluation_sha256(evaluation),
+        _labelled_sha256(evaluation),
         origin,
     )
 
@@ -199,7 +209,8 @@ def split_by_content(samples: Sequence[Sample]) -> tuple[list[Sample], list[Samp
     return ordered[count:], ordered[:count]
 
 
-def _evaluation_sha256(samples: Sequence[Sample]) -> str:
+def _labelled_sha256(samples: Sequence[Sample]) -> str:
+    """Hash of pictures and labels, in this order."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(hashlib.sha256(sample.path.read_bytes()).digest())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ import pytest
 import searching
 from searching import Silent, chosen, workshop
 
+from edge import machine
 from edge.build import choose
 from edge.build.choose import Chosen, told, within_reach
-from edge.build.inputs import split_by_content
+from edge.build.inputs import gather, split_by_content
 from edge.build.verify import Run
 from edge.build.workshop import Workshop
 from edge.config import ModelConfig
@@ -97,6 +99,13 @@ class TestSameSamples:
         cached = chosen(workshop(made, tmp_path / "a", heard))
         assert same(first, cached, "orin") and same(first, chosen(workshop(made, tmp_path / "b")), "orin")
         assert not {"calibrate", "sensitivity to int8", "weights in int8"} & set(heard.steps)
+
+    def test_what_another_version_measured_is_not_taken(self, tmp_path: Path) -> None:
+        here = machine.detect()
+        inputs = gather(config(tmp_path))
+        packages = {**here.packages, "onnxruntime": "0.1"}
+        other = dataclasses.replace(here, packages=packages)
+        assert inputs.measured(here) == inputs.measured(here) != inputs.measured(other)
 
     def test_labels_and_names_of_calibration_pictures_do_not_count(self, tmp_path: Path) -> None:
         paths = sorted(graphs.pictures(tmp_path / "p", 8).iterdir())

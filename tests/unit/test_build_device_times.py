@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -139,3 +140,18 @@ class TestOnADevice:
             entry = Store(there.store.root).find("net", "ada", "fast")
         assert entry.manifest.state == "verified" and entry.manifest.speed_up is not None
         assert "their time is estimated" in caplog.text
+
+    def test_under_another_driver_they_are_measured_anew(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with devices.device(self.BOARD, tmp_path) as there:
+            assert there.build(*self.words(tmp_path), "--variants", "fast") == 0
+            (first,) = there.store.root.rglob("times-*.npz")
+            machine = dataclasses.replace(
+                self.BOARD.machine(),
+                gpus=(dataclasses.replace(self.BOARD.machine().gpus[0], driver="575.2"),),
+            )
+            monkeypatch.setattr("edge.machine.detect", lambda: machine)
+            policy = devices.fastest(tmp_path)
+            assert there.build(*self.words(tmp_path), "--variants", "fast", "--policy", str(policy)) == 0
+            assert len({*there.store.root.rglob("times-*.npz")} - {first}) == 1
