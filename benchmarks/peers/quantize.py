@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-MOST_MEMORY = 20 << 30
+MOST_MEMORY = 12 << 30
 """Bytes of private memory a tool may take: more fails instead of making the machine swap."""
 FIRST_OPSET, NEWER_OPSET = 13, 17
 """Per-channel Q/DQ came with the first; an older graph is converted to the other."""

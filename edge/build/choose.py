@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path as File
 
-import numpy as np
 import onnx
 
 from edge.build.inputs import Inputs
@@ -19,31 +18,28 @@ from edge.build.verify import Reference, Run, failures, measure
 from edge.config import GateConfig
 from edge.graph import Graph
 from edge.manifest import Accuracy
-from edge.precision import cache, moments, sensitivity, weights
+from edge.precision import cache, sensitivity
 from edge.precision.calibrate import Calibration
 from edge.precision.compensation import (
-    NO_COMPENSATION,
     Compensation,
     StoredWeight,
     WeightKey,
-    bias_home,
-    weight_key,
 )
 from edge.precision.cost import Costs, roofline
-from edge.precision.groups import Group, has_finite_constants, is_weighted, products
-from edge.precision.moments import Moments
+from edge.precision.fitting import Fitting
+from edge.precision.groups import Group
 from edge.precision.numerics import Floats, QuantType
 from edge.precision.offsets import Offsets
 from edge.precision.path import Path
-from edge.precision.plan import Plan, Planner, Variant, block_size
-from edge.precision.policy import QUANTIZED, Policy
-from edge.precision.ranges import Range, relative_noise
+from edge.precision.plan import Plan, Planner, Variant
+from edge.precision.policy import Policy
+from edge.precision.ranges import Range
 from edge.precision.rewrite import rewrite
 from edge.precision.search import SHARE, Found, Verdict, search
 from edge.precision.sensitivity import Sensitivity
-from edge.precision.weights import QUIET, InputNoise
 from edge.targets import Activation, Target
 from edge.tasks import Sample
+from edge.types import Array
 
 Progress = Callable[[str, int, int], None]
 
@@ -52,7 +48,7 @@ AMPLE = 0.5
 KINDS: tuple[QuantType, ...] = ("int8", "fp8")
 PLENTY = 2e9
 """Multiply–accumulates up to which a model is looked at with all the samples it could be."""
-PROBES, RUN_ON, MOMENTS, SEARCHED = (6, 24), (2, 8), (8, 24), (8, 32)
+PROBES, RUN_ON, FITTED, SEARCHED = (6, 24), (2, 8), (8, 24), (8, 32)
 """Fewest and most samples: to fit thresholds and biases to, to run the network on for each group, to fit
 weights to, and to compare plans on."""
 
@@ -112,7 +108,6 @@ class Chooser:
     equalized: Mapping[str, float]
     seconds: float | None = None
     _sensitivities: dict[QuantType, Sensitivity] = field(default_factory=dict)
-    _weights: dict[str, Compensation] = field(default_factory=dict)
     _carriers: dict[str, Accuracy] = field(default_factory=dict)
 
     def choose(
@@ -180,25 +175,26 @@ class Chooser:
                 measured = self.sensitivity(kind)
                 ranges, compensation = measured.ranges(ranges), measured.compensation
             else:
-                compensation = self.weights(kind, plan.quantized)
+                compensation = self.fitting.weights(kind, plan.quantized)
             stored |= compensation.weights
             biases |= compensation.biases
         for precision in sorted({plan.precisions[node] for node in plan.weight_only}):
-            compensation = self.weights(precision, plan.weight_only)
+            compensation = self.fitting.weights(precision, plan.weight_only)
             stored |= compensation.weights
             biases |= compensation.biases
-        return Chosen(self.graph, plan, ranges, Compensation(stored, biases), self.offsets)
+        return Chosen(self.graph, plan, ranges, Compensation(stored, biases), self.fitting.offsets)
 
     # ------------------------------------------------------------------ measured once
 
     @cached_property
-    def offsets(self) -> Offsets:
-        """Means that biases in the carrier cannot hold."""
-        return Offsets(self.graph, self._spreads)
+    def fitting(self) -> Fitting:
+        """Weights fitted to what they meet on samples of their own."""
+        samples = self._fitted_set
 
-    def _spreads(self, nodes: Sequence[onnx.NodeProto]) -> Iterator[dict[str, Moments]]:
-        for portion in moments.portions(self.graph, [[node] for node in nodes]):
-            yield self._moments([node for bundle in portion for node in bundle])
+        def feeds() -> Iterator[Mapping[str, Array]]:
+            return (probe.feeds for probe in self.inputs.probes(self.graph.inputs[0], samples))
+
+        return Fitting(self.graph, self.calibration, feeds, len(samples), self.progress)
 
     @property
     def known(self) -> list[QuantType]:
@@ -235,7 +231,7 @@ class Chooser:
             missing,
             kind,
             self.calibration,
-            self.weights(kind, names),
+            self.fitting.weights(kind, names),
             self.inputs.task,
             list(self.inputs.probes(self.graph.inputs[0], self._probe_set)),
             within_reach(self._macs, RUN_ON),
@@ -243,80 +239,6 @@ class Chooser:
             found.tried if found else None,
             deadline,
         )
-
-    def weights(self, precision: str, names: Collection[str]) -> Compensation:
-        """Weights of these products, and perhaps others, whose rounding errors cancel, for one precision."""
-        known = self._weights.get(precision, NO_COMPENSATION)
-        bundles: dict[WeightKey, list[onnx.NodeProto]] = {}
-        for node in products(self.graph):
-            if self._can_be_rounded(precision, node):
-                rank = len(self.graph.initializers[node.input[1]].dims)
-                bundles.setdefault(weight_key(node, rank, precision), []).append(node)
-        missing = [
-            bundle
-            for key, bundle in bundles.items()
-            if key not in known.weights and any(node.name in names for node in bundle)
-        ]
-        found = self._compensate(precision, missing)
-        joined = Compensation({**known.weights, **found.weights}, {**known.biases, **found.biases})
-        self._weights[precision] = joined
-        return joined
-
-    def _compensate(self, precision: str, bundles: Sequence[Sequence[onnx.NodeProto]]) -> Compensation:
-        stored: dict[WeightKey, StoredWeight] = {}
-        biases: dict[tuple[str, str], Floats] = {}
-        say = self._saying(f"weights in {precision}")
-        for portion in moments.portions(self.graph, bundles):
-            seen = self._moments([node for bundle in portion for node in bundle])
-            for bundle in portion:
-                if not all(seen[node.name].finite for node in bundle):
-                    continue  # inputs too large to be squared: its weights are rounded one by one
-                weight, shifts = self._rounded(bundle, precision, seen)
-                stored[weight_key(bundle[0], weight.values.ndim, precision)] = weight
-                biases |= {(name, precision): shift for name, shift in shifts.items()}
-                say(len(stored), len(bundles))
-        return Compensation(stored, biases)
-
-    def _rounded(
-        self, bundle: Sequence[onnx.NodeProto], precision: str, seen: Mapping[str, Moments]
-    ) -> tuple[StoredWeight, dict[str, Floats]]:
-        """The one weight of products that share it, and what keeps the mean of each one's output."""
-        node, together = bundle[0], moments.merged([seen[n.name] for n in bundle])
-        value = self.graph.constant(node.input[1])
-        assert value is not None
-        has_bias = all(bias_home(self.graph, n) is not None for n in bundle)
-        noise = self._input_noise(node.input[0], precision, together)
-        weight = weights.compensate(node, value, precision, together, noise, has_bias)
-        shifts = {n.name: weights.mean_shift(n, value, weight, seen[n.name]) for n in bundle if has_bias}
-        return weight, shifts
-
-    def _moments(self, nodes: Sequence[onnx.NodeProto]) -> dict[str, Moments]:
-        samples = self._moment_set
-        feeds = (probe.feeds for probe in self.inputs.probes(self.graph.inputs[0], samples))
-        found = moments.measure(self.graph, nodes, feeds, len(samples), self._saying("what weights meet"))
-        self.offsets.note(found)
-        return found
-
-    def _can_be_rounded(self, precision: str, node: onnx.NodeProto) -> bool:
-        value = self.graph.constant(node.input[1]) if is_weighted(self.graph, node) else None
-        if value is None or not has_finite_constants(self.graph, node):
-            return False
-        if node.op_type != "Conv" and value.ndim != 2:
-            return False  # a stack of matrices, each of which meets inputs of its own
-        if precision == "w4a16" and (node.op_type == "Conv" or not block_size(node, value.shape)):
-            return False
-        seen = self.calibration.ranges.get(node.input[0])
-        return precision not in QUANTIZED or (seen is not None and not seen.dead)
-
-    def _input_noise(self, tensor: str, precision: str, seen: Moments) -> InputNoise:
-        """Rounding noise of what a product reads."""
-        if precision not in QUANTIZED:
-            return QUIET
-        r, h = self.calibration.ranges[tensor], self.calibration.histograms[tensor]
-        if precision == "fp8":
-            return InputNoise(relative=relative_noise(h, "fp8", r.fp8))
-        power = float(np.einsum("gkk->gk", seen.second).mean())
-        return InputNoise(absolute=power * relative_noise(h, "int8", r.int8))
 
     # ------------------------------------------------------------------ samples
 
@@ -330,9 +252,9 @@ class Chooser:
         return self.inputs.calibration[: within_reach(self._macs, PROBES)]
 
     @property
-    def _moment_set(self) -> Sequence[Sample]:
+    def _fitted_set(self) -> Sequence[Sample]:
         """Samples that weights are fitted to: others, where there are enough."""
-        probes, wanted = len(self._probe_set), within_reach(self._macs, MOMENTS)
+        probes, wanted = len(self._probe_set), within_reach(self._macs, FITTED)
         others = self.inputs.calibration[probes : probes + wanted]
         return others if len(others) >= probes else self.inputs.calibration[:wanted]
 

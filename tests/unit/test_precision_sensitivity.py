@@ -331,7 +331,7 @@ class TestSharing:
                     part,
                     "int8",
                     chooser.calibration,
-                    chooser.weights("int8", found.groups),
+                    chooser.fitting.weights("int8", found.groups),
                     chooser.inputs.task,
                     list(chooser.inputs.probes(chooser.graph.inputs[0], chooser._probe_set)),
                     8,
