@@ -20,15 +20,11 @@ from edge.graph import Graph
 from edge.manifest import Accuracy
 from edge.precision import cache, sensitivity
 from edge.precision.calibrate import Calibration
-from edge.precision.compensation import (
-    Compensation,
-    StoredWeight,
-    WeightKey,
-)
+from edge.precision.compensation import NO_COMPENSATION, Compensation
 from edge.precision.cost import Costs, roofline
 from edge.precision.fitting import Fitting
 from edge.precision.groups import Group
-from edge.precision.numerics import Floats, QuantType
+from edge.precision.numerics import QuantType
 from edge.precision.offsets import Offsets
 from edge.precision.path import Path
 from edge.precision.plan import Plan, Planner, Variant
@@ -36,7 +32,7 @@ from edge.precision.policy import Policy
 from edge.precision.ranges import Range
 from edge.precision.rewrite import rewrite
 from edge.precision.search import SHARE, Found, Verdict, search
-from edge.precision.sensitivity import Sensitivity
+from edge.precision.sensitivity import Probe, Sensitivity
 from edge.targets import Activation, Target
 from edge.tasks import Sample
 from edge.types import Array
@@ -165,24 +161,18 @@ class Chooser:
     def written(self, plan: Plan) -> Chosen:
         """The plan with the ranges and compensation of its types."""
         ranges: Mapping[str, Range] = self.calibration.ranges
-        stored: dict[WeightKey, StoredWeight] = {}
-        biases: dict[tuple[str, str], Floats] = {}
+        compensation = NO_COMPENSATION
         kinds = {plan.precisions[node] for node in plan.quantized}
-        for kind in KINDS:
-            if kind not in kinds:
-                continue
+        for kind in (k for k in KINDS if k in kinds):
             if plan.activations == "s8":
                 measured = self.sensitivity(kind)
-                ranges, compensation = measured.ranges(ranges), measured.compensation
+                ranges = measured.ranges(ranges)
+                compensation = compensation.joined(measured.compensation)
             else:
-                compensation = self.fitting.weights(kind, plan.quantized)
-            stored |= compensation.weights
-            biases |= compensation.biases
+                compensation = compensation.joined(self.fitting.weights(kind, plan.quantized))
         for precision in sorted({plan.precisions[node] for node in plan.weight_only}):
-            compensation = self.fitting.weights(precision, plan.weight_only)
-            stored |= compensation.weights
-            biases |= compensation.biases
-        return Chosen(self.graph, plan, ranges, Compensation(stored, biases), self.fitting.offsets)
+            compensation = compensation.joined(self.fitting.weights(precision, plan.weight_only))
+        return Chosen(self.graph, plan, ranges, compensation, self.fitting.offsets)
 
     # ------------------------------------------------------------------ measured once
 
@@ -192,7 +182,7 @@ class Chooser:
         samples = self._fitted_set
 
         def feeds() -> Iterator[Mapping[str, Array]]:
-            return (probe.feeds for probe in self.inputs.probes(self.graph.inputs[0], samples))
+            return (probe.feeds for probe in self._probes(samples))
 
         return Fitting(self.graph, self.calibration, feeds, len(samples), self.progress)
 
@@ -233,7 +223,7 @@ class Chooser:
             self.calibration,
             self.fitting.weights(kind, names),
             self.inputs.task,
-            list(self.inputs.probes(self.graph.inputs[0], self._probe_set)),
+            list(self._probes(self._probe_set)),
             within_reach(self._macs, RUN_ON),
             self._saying(f"sensitivity to {kind}"),
             found.tried if found else None,
@@ -257,6 +247,9 @@ class Chooser:
         probes, wanted = len(self._probe_set), within_reach(self._macs, FITTED)
         others = self.inputs.calibration[probes : probes + wanted]
         return others if len(others) >= probes else self.inputs.calibration[:wanted]
+
+    def _probes(self, samples: Sequence[Sample]) -> Iterator[Probe]:
+        return self.inputs.probes(self.graph.inputs[0], samples)
 
     def _saying(self, text: str) -> Callable[[int, int], None]:
         return lambda done, total: self.progress(text, done, total)

@@ -58,6 +58,10 @@ class Compensation:
     weights: Mapping[WeightKey, StoredWeight] = field(default_factory=dict)
     biases: Mapping[tuple[str, str], Floats] = field(default_factory=dict)
 
+    def joined(self, later: Compensation) -> Compensation:
+        """Both; of what both have, the later one's."""
+        return Compensation({**self.weights, **later.weights}, {**self.biases, **later.biases})
+
 
 NO_COMPENSATION = Compensation()
 

@@ -114,10 +114,13 @@ class Sensitivity:
 
     def joined(self, later: Sensitivity) -> Sensitivity:
         """With groups that were measured later."""
-        mine, theirs = self.compensation, later.compensation
-        compensation = Compensation({**mine.weights, **theirs.weights}, {**mine.biases, **theirs.biases})
-        tried = {**self.tried, **later.tried}
-        return Sensitivity(self.kind, self.samples, {**self.groups, **later.groups}, tried, compensation)
+        return Sensitivity(
+            self.kind,
+            self.samples,
+            {**self.groups, **later.groups},
+            {**self.tried, **later.tried},
+            self.compensation.joined(later.compensation),
+        )
 
 
 def measure(
