@@ -142,10 +142,8 @@ def part(graph: Graph, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) 
     """
     written = {name for node in nodes for name in node.output}
     read = dict.fromkeys(name for node in nodes for name in (*node.input, *captured(node)) if name)
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    for repeated in ("node", "initializer", "input", "output", "value_info"):
-        model.graph.ClearField(repeated)
+    model = onnx.ModelProto(ir_version=graph.model.ir_version, opset_import=graph.model.opset_import)
+    model.graph.name = graph.model.graph.name
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(graph.initializers[name] for name in read if name in graph.initializers)
     inputs = [name for name in read if name not in written and name not in graph.initializers]
@@ -174,7 +172,9 @@ def read(path: Path, given: Given = "refuse") -> onnx.ModelProto:
     """
     if not path.is_file():
         raise ModelError(
-            f"no ONNX file at {path}", "there is no such file", "check `onnx` in the model config"
+            f"no ONNX file at {path}",
+            "it is a folder" if path.is_dir() else "there is no such file",
+            "check the path: --onnx, or `onnx` in the model config",
         )
     try:
         model = onnx.load(path)

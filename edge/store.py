@@ -194,9 +194,10 @@ class Store:
             why = f"nothing was built for it{'; ' + nearest(model, models) if models else ''}"
             return UsageError(what, why, f"edge build --model {model} --targets {target}")
         built = sorted({f"{m.target}/{m.variant}" for m in known if m.model == model})
-        return UsageError(
-            what, f"built are {', '.join(built)}", f"edge build --model {model} --targets {target}"
-        )
+        hint = nearest(f"{target}/{variant}", built)
+        if not hint.startswith("did you mean"):
+            hint = f"edge build --model {model} --targets {target}"
+        return UsageError(what, f"built are {', '.join(built)}", hint)
 
 
 def _check_names(manifest: Manifest, files: Mapping[str, Path]) -> None:

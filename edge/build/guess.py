@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 
 from edge.config import GateConfig, InputConfig, ModelConfig, SamplesConfig, TaskConfig
-from edge.errors import ConfigError
+from edge.errors import ConfigError, UsageError
 from edge.graph import Graph, input_dims, picture_input, prepare
 
 YOLO_STRIDES = (8, 16, 32)
@@ -44,6 +44,11 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are written alike
 
 
+def _plain(name: str) -> str:
+    """The name as a folder of the store may be called."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip("._-") or "model"
+
+
 def guess(
     model: onnx.ModelProto, path: Path, calibration: Path, name: str | None, size: tuple[int, int] | None
 ) -> Guess:
@@ -56,10 +61,17 @@ def guess(
 
     Raises:
         ConfigError: the graph leaves the size open and none is given, or is no picture network.
+        UsageError: a model cannot have this name.
     """
     value = picture_input(model)
     (_, channels, height, width), channels_last = input_dims(value)
     notes = [f"input '{value.name}': {'N×H×W×C' if channels_last else 'N×C×H×W'}, read from the graph"]
+    if name is not None and _plain(name) != name:
+        raise UsageError(
+            f"--name {name!r} cannot be a model's name",
+            "it becomes a folder: letters a–z, digits, '_', '.' and '-', the first a letter or digit",
+            f"give --name {_plain(name)}",
+        )
     if channels not in (0, 1, 3):
         raise ConfigError(f"input '{value.name}' has {channels} channels", "a picture has 1 or 3", "")
     if size is None and not (height and width):
@@ -76,7 +88,7 @@ def guess(
         "gate: cosine with fp32 only; give labels and max_drop for the task's own metric",
     ]
     config = ModelConfig(
-        name=name or re.sub(r"[^A-Za-z0-9_.-]", "_", path.stem).lstrip("._-") or "model",
+        name=name or _plain(path.stem),
         onnx=path.resolve(),
         input=InputConfig(
             size=size,

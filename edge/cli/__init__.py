@@ -85,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except OSError as error:  # a folder without permission, a full disk: the system's words say enough
-        print(explain(RuntimeFault(f"edge: {error.strerror or error}", _place(error))), file=sys.stderr)
+        what = f"edge: {error.strerror or error}"
+        fix = "check the path, its permissions and the disk"
+        print(explain(RuntimeFault(what, _place(error), fix)), file=sys.stderr)
         return RuntimeFault.exit_code
 
 
@@ -94,9 +96,12 @@ def _run(words: list[str]) -> int:
     if command is not None and command not in COMMANDS:
         raise UsageError(f"edge: no command '{command}'", "", nearest(command, COMMANDS))
     try:
-        args = parser(command).parse_args(words)
+        args, unknown = parser(command).parse_known_args(words)
     except SystemExit as e:  # --help and --version have printed what was asked for
         return int(e.code or 0)
+    if unknown:
+        what = f"edge {args.command}: unrecognized arguments: {' '.join(unknown)}"
+        raise UsageError(what, "", f"edge {args.command} --help")
     code = _module(args.command).run(args)
     sys.stdout.flush()  # here, where a closed pipe is still ours to handle
     return code

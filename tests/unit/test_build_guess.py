@@ -12,7 +12,7 @@ import pytest
 from edge import tasks
 from edge.build.guess import Guess, guess
 from edge.config import load_model
-from edge.errors import ConfigError, ModelError
+from edge.errors import ConfigError, ModelError, UsageError
 
 
 def guessed(
@@ -120,3 +120,14 @@ class TestToml:
 )
 def test_the_name_is_the_files_as_far_as_a_folder_may_have_it(file: str, name: str, tmp_path: Path) -> None:
     assert guessed(graphs.residual(), tmp_path, file=file).config.name == name
+
+
+def test_a_name_that_no_folder_can_have_is_refused_with_one_that_can(tmp_path: Path) -> None:
+    path = graphs.saved(graphs.residual(), tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match="Röntgen netz") as caught:
+        guess(graphs.residual(), path, graphs.pictures(tmp_path / "pictures"), "Röntgen netz", None)
+    assert caught.value.fix == "give --name R_ntgen_netz"
+
+
+def test_a_files_name_becomes_one_that_a_folder_can_have(tmp_path: Path) -> None:
+    assert guessed(graphs.residual(), tmp_path, file="ü netz.onnx").config.name == "netz"

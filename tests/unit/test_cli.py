@@ -71,7 +71,7 @@ class TestShell:
             ([], "required: COMMAND"),
             (["dctor"], "did you mean 'doctor'?"),
             (["doctor", "--jsn"], "--jsn"),
-            (["inspect", "a", "b"], "unrecognized arguments: b"),
+            (["inspect", "a", "b"], "edge inspect: unrecognized arguments: b\n   do: edge inspect --help"),
         ],
     )
     def test_a_wrong_command_line(
@@ -128,6 +128,7 @@ class TestShell:
         command(full)
         assert main(["bench"]) == 5
         assert "No space left on device" in (text := capsys.readouterr().err) and "/out/x.json" in text
+        assert "check the path, its permissions and the disk" in text
 
     def test_a_closed_pipe_is_no_error(self) -> None:
         edge = [sys.executable, "-m", "edge", "inspect", "--help"]
@@ -281,6 +282,7 @@ class TestInspect:
     @pytest.mark.parametrize(
         ("what", "code", "says"),
         [("nat/ada", 2, "did you mean 'net/ada'?"), ("net/cpu/fast", 2, "built are ada/fast"),
+         ("net/ada/fats", 2, "did you mean 'ada/fast'?"),
          ("gone.onnx", 4, "there is no such file"), ("a/b/c/d", 4, "no such file or engine folder")],
     )  # fmt: skip
     def test_what_is_not_there(
