@@ -31,6 +31,7 @@ from edge.machine import Machine
 from edge.manifest import Accuracy, Entry, Manifest, check_machine
 from edge.precision.given import has_quantizers
 from edge.precision.numerics import PRECISION, QMAX
+from edge.precision.policy import QUANTIZED, WEIGHT_ONLY
 from edge.precision.sessions import observer
 from edge.preprocess import Preprocess
 from edge.tasks import Sample, Task
@@ -41,6 +42,8 @@ Progress = Callable[[str, int, int], None]
 
 RARE = 1e-3
 """Share of a tensor's values that may be clipped before it is told."""
+LAST_STEP = {"fp8": 32}
+"""From the largest number of a type to the one before, in units of its scale; 1 for integers."""
 FAR, NEAR = 2.0, 0.25
 """A tensor whose largest value is so many times its threshold, or so small a part of it, is told."""
 
@@ -137,6 +140,7 @@ def verify(
     _same_graph(m, config)
     task = tasks.create(config)
     samples = _samples(task, config, evaluation)
+    pictures = task.samples(SamplesConfig(images=calibration)) if calibration else ()
     progress("prepare the fp32 graph", 0, 0)
     shape = (config.input.channels, *config.input.size)
     model = prepare(read(config.onnx, config.quantize.given), config.input.name, shape)
@@ -158,7 +162,7 @@ def verify(
         with _opened(entry, config, machine, Path(folder)) as (engine, how):
             say = f"run {m.address}"
             now = measure(engine.run, reference, how, lambda done, total: progress(say, done, total))
-        clipped = _clipped(entry, config, calibration, progress) if calibration else ()
+        clipped = _clipped(entry, config, pictures, progress) if pictures else ()
     return Drift(
         m,
         m.accuracy or Accuracy(),
@@ -218,7 +222,12 @@ def _opened(
     path.write_bytes(serialize(emulate.emulated(_graph(entry))))
     options = EngineOptions(exact=True, size=config.input.size)
     with closing(backend("onnxruntime").load(path, options)) as engine:
-        yield engine, "emulated on the processor"
+        yield engine, f"emulated on the processor ({_types(m)}, {m.carrier} carrier)"
+
+
+def _types(m: Manifest) -> str:
+    """Its types in a word, the most used one first."""
+    return "+".join(p for p in m.mac_shares if p in QUANTIZED + WEIGHT_ONLY) or m.carrier
 
 
 def _capability(m: Manifest) -> tuple[int, int] | None:
@@ -265,11 +274,22 @@ def _changes(m: Manifest, machine: Machine, other_samples: bool) -> Iterator[str
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the quantizer of a tensor can hold, from its scale and zero point."""
+    """What the quantizer of a tensor can hold, from its scale and zero point.
+
+    Attributes:
+        slack: how far beyond the ends a value may lie and still be rounded to them as to any other: half a
+            step.
+    """
 
     kind: str
     low: float
     high: float
+    slack: float
+
+    def clips(self, values: Array) -> int:
+        """How many of them it clips."""
+        low, high = self.low - self.slack, self.high + self.slack
+        return int(np.count_nonzero((values < low) | (values > high)))
 
 
 def held(model: onnx.ModelProto) -> dict[str, Held]:
@@ -295,21 +315,23 @@ def _held(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> He
         0.0 if t is None else numpy_helper.to_array(t).astype(float).item() for t in (scale, zero)
     )
     low, high = (0.0, 255.0) if kind == "uint8" else (-QMAX[kind], QMAX[kind])
-    return Held(kind, (low - origin) * step, (high - origin) * step)
+    return Held(kind, (low - origin) * step, (high - origin) * step, LAST_STEP.get(kind, 1) / 2 * step)
 
 
-def _clipped(entry: Entry, config: ModelConfig, folder: Path, progress: Progress) -> tuple[Clipped, ...]:
-    """Every quantized tensor, on the pictures of a folder."""
+def _clipped(
+    entry: Entry, config: ModelConfig, pictures: Sequence[Sample], progress: Progress
+) -> tuple[Clipped, ...]:
+    """Every quantized tensor, on these pictures."""
     model = emulate.emulated(_graph(entry))
     holds = held(model)
     if not holds:
         return ()
     run = observer(model, list(holds), plain=True)
     peak, beyond, count = (dict.fromkeys(holds, 0.0) for _ in range(3))
-    for feeds in _feeds(entry.manifest.inputs[0].name, config, folder, progress):
+    for feeds in _feeds(entry.manifest.inputs[0].name, config, pictures, progress):
         for name, value in run(feeds).items():
             peak[name] = max(peak[name], float(np.abs(value).max(initial=0)))
-            beyond[name] += float(np.count_nonzero((value < holds[name].low) | (value > holds[name].high)))
+            beyond[name] += holds[name].clips(value)
             count[name] += value.size
     return tuple(
         Clipped(name, h.kind, max(-h.low, h.high), peak[name], beyond[name] / max(count[name], 1))
@@ -317,11 +339,12 @@ def _clipped(entry: Entry, config: ModelConfig, folder: Path, progress: Progress
     )
 
 
-def _feeds(name: str, config: ModelConfig, folder: Path, progress: Progress) -> Iterator[dict[str, Array]]:
-    """The pictures of a folder as network inputs."""
+def _feeds(
+    name: str, config: ModelConfig, pictures: Sequence[Sample], progress: Progress
+) -> Iterator[dict[str, Array]]:
+    """Pictures as network inputs."""
     task, preprocess = tasks.create(config), Preprocess(config.input)
-    samples = task.samples(SamplesConfig(images=folder))
-    for index, sample in enumerate(samples):
+    for index, sample in enumerate(pictures):
         tensor, _ = preprocess.batch([task.network_image(sample)])
         yield {name: tensor}
-        progress("ranges on the new pictures", index + 1, len(samples))
+        progress("ranges on the new pictures", index + 1, len(pictures))

@@ -61,9 +61,10 @@ def _print(drift: Drift, looked_for_clipping: bool) -> None:
     console.print(f"[bold]{drift.manifest.address}[/]  {verdict}, {drift.now.how}")
     table = plain_table("", "when it was built", "now")
     then, now = drift.then, drift.now
+    alike = then.metric == now.metric
     table.add_row("judged", f"{then.how}, {then.samples} samples", f"{now.how}, {now.samples} samples")
-    table.add_row("fp32", _figure(then.fp32), _figure(now.fp32))
-    table.add_row(now.metric, _figure(then.this if then.metric == now.metric else None), _figure(now.this))
+    table.add_row("fp32", _figure(then.fp32 if alike else None), _figure(now.fp32))
+    table.add_row(now.metric, _figure(then.this if alike else None), _figure(now.this))
     before = {o.name: o for o in then.outputs}
     for output in now.outputs:
         old, name = before.get(output.name, OutputAccuracy(name=output.name)), escape(output.name)

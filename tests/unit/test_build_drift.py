@@ -14,7 +14,7 @@ import pytest
 from published import config, publish
 
 from edge import machine
-from edge.build.drift import Clipped, Drift, held, verify
+from edge.build.drift import Clipped, Drift, Held, held, verify
 from edge.config import SamplesConfig
 from edge.errors import InputError, StoreError
 from edge.manifest import Entry
@@ -55,7 +55,7 @@ class TestSame:
         assert found.now.fp32 == then.fp32 and found.now.this == pytest.approx(then.this)
         for before, after in zip(then.outputs, found.now.outputs, strict=True):
             assert after.cosine == pytest.approx(before.cosine)
-        assert found.now.how == ("run on this processor" if "cpu" in name else "emulated on the processor")
+        assert found.now.how == then.how
 
     def test_samples_that_were_held_out_are_held_out_again(self, tmp_path: Path) -> None:
         """Without an evaluation set every fourth calibration sample served."""
@@ -131,6 +131,13 @@ class TestRefused:
         with pytest.raises(InputError):
             judged(built["cpu/exact"], evaluation=SamplesConfig(images=tmp_path / "absent"))
 
+    def test_pictures_to_calibrate_with_are_looked_for_before_anything_runs(
+        self, built: dict[str, Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("edge.build.drift.measure", lambda *a: pytest.fail("it ran"))
+        with pytest.raises(InputError):
+            judged(built["cpu/fast"], calibration=tmp_path / "absent")
+
 
 class TestClipping:
     @pytest.mark.parametrize("name", ["cpu/fast", "orin/fast", "ada/fast"])
@@ -186,8 +193,14 @@ class TestClipping:
             )
         model = helper.make_model(helper.make_graph(nodes, "g", [], [], constants))
         found = held(model)
-        assert dataclasses.astuple(found["s8"]) == ("int8", -63.5, 63.5)
-        assert dataclasses.astuple(found["u8"]) == ("uint8", -27.5, 100.0)
+        assert dataclasses.astuple(found["s8"]) == ("int8", -63.5, 63.5, 0.25)
+        assert dataclasses.astuple(found["u8"]) == ("uint8", -27.5, 100.0, 0.25)
+
+    def test_what_rounds_to_the_last_number_is_not_clipped(self) -> None:
+        """A white picture is 1.0, and 127 times a scale that is rounded to bf16 is 0.99994."""
+        holds = Held("int8", -127.0, 127.0, 0.5)
+        assert holds.clips(np.float32([-127.4, 0, 127.4])) == 0
+        assert holds.clips(np.float32([-127.6, 0, 127.6])) == 2
 
     def test_quantizers_that_a_graph_came_with_need_no_zero_point(self) -> None:
         helper, from_array = graphs.helper, graphs.numpy_helper.from_array
@@ -203,4 +216,6 @@ class TestClipping:
             helper.make_node("QuantizeLinear", ["moving", "u8"], ["moving/q"]),
         ]
         found = held(helper.make_model(helper.make_graph(nodes, "g", [], [], constants)))
-        assert {name: dataclasses.astuple(h) for name, h in found.items()} == {"u8": ("uint8", 0.0, 127.5)}
+        assert {name: dataclasses.astuple(h) for name, h in found.items()} == {
+            "u8": ("uint8", 0.0, 127.5, 0.25)
+        }
