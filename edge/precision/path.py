@@ -21,7 +21,7 @@ from edge.precision.sensitivity import Sensitivity
 
 CHEAP: Mapping[Prefer, float] = {"speed": math.inf, "balanced": 10.0, "accuracy": 10.0}
 """Per cent of the noise that one per cent of time has to take away, for accuracy to be called cheap."""
-OTHER_TYPE = 0.1
+OTHER_TYPE = 0.25
 """A type that the device does not prefer counts as so much slower: fp8 keeps its range where data drift."""
 UNKNOWN = math.inf
 
@@ -168,7 +168,7 @@ class Path:
                 text += f", {times:.3g} times less than in {fastest.precision}"
             return text
         if fastest.precision == option.precision:
-            return f"{option.precision}: nothing faster is possible"
+            return f"{option.precision}: nothing coarser is faster"
         added = fastest.noise / total if total else 0.0
         sqnr = measured[fastest.precision].sqnr_db if fastest.precision in measured else None
         told = "" if sqnr is None else f" ({sqnr:.0f} dB SQNR)"
