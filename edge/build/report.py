@@ -20,6 +20,7 @@ from rich.table import Table
 
 from edge.build.rows import Row
 from edge.manifest import Accuracy
+from edge.precision.policy import WEIGHT_ONLY
 
 STATE_STYLE = {"verified": "green", "simulated": "cyan", "bundle": "yellow", "failed": "bold red"}
 
@@ -80,7 +81,7 @@ def table(rows: list[Row]) -> Table:
             row.target or escape(row.model),
             row.variant,
             f"[{style}]{row.state}[/]",
-            f"{row.quantized_mac_share:.0%}",
+            quantized_text(row.variant, row.quantized_mac_share),
             f"{row.size_bytes / 1e6:.1f} MB" if row.size_bytes else "–",
             *_figures(row.accuracy),
             *([f"{row.latency.p50_ms:.2f} ms" if row.latency else "–"] if timed else []),
@@ -88,6 +89,11 @@ def table(rows: list[Row]) -> Table:
             escape(row.reason),
         )
     return out
+
+
+def quantized_text(variant: str, share: float) -> str:
+    """Share of the multiply–accumulates that run quantized; "weights" where they alone are."""
+    return "weights" if variant in WEIGHT_ONLY else f"{share:.0%}"
 
 
 def _figures(accuracy: Accuracy | None) -> tuple[str, str]:

@@ -132,15 +132,14 @@ def exit_code(rows: list[Row]) -> int:
 
 
 def _print(rows: list[Row], where: str | None) -> None:
-    from rich.console import Console
-
     from edge.build.report import table
+    from edge.cli.tables import console
 
     text = json.dumps([row.to_json() for row in rows], indent=1)
     if where == "-":
         print(text)
     else:
-        Console(width=None if sys.stdout.isatty() else 160).print(table(rows))
+        console().print(table(rows))
     for warning in dict.fromkeys(text for row in rows for text in row.warnings):
         print(f"warning: {warning}", file=sys.stderr)
     for row in rows:

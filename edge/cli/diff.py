@@ -39,12 +39,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(found: Difference) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
-    from edge.cli.inspect import plain_table
+    from edge.cli.tables import console as new_console
+    from edge.cli.tables import plain_table
 
-    console = Console(highlight=False)
+    console = new_console()
     console.print(f"[bold]{found.a.address}[/] {found.a.key}  →  [bold]{found.b.address}[/] {found.b.key}")
     if found.same:
         console.print("no difference")
@@ -67,7 +67,7 @@ def _print_scales(found: Difference, console: object) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from edge.cli.inspect import plain_table
+    from edge.cli.tables import plain_table
 
     assert isinstance(console, Console)
     if found.scales is None:

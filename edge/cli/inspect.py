@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.cli import tables
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from edge.manifest import Accuracy, Entry, Latency, Manifest
     from edge.store import Store
+
+NUMBER = re.compile(r"(?<![\w.])\d+(\.\d+)?(e[-+]\d+)?")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +51,9 @@ def run(args: argparse.Namespace) -> int:
     entries = _entries(args.what, args.engines)
     if args.json:
         print(json.dumps([json.loads(e.manifest.model_dump_json(by_alias=True)) for e in entries], indent=2))
-    elif len(entries) == 1 and args.what:
-        _print_engine(entries[0], args.plan)
+    elif args.what and (args.plan or len(entries) == 1):
+        for entry in entries:
+            _print_engine(entry, args.plan)
     else:
         _print_list(entries, args.engines)
     return 0
@@ -81,7 +86,7 @@ def _entries(what: str, root: Path) -> list[Entry]:
     from edge.manifest import Entry, read_manifest
     from edge.store import Store
 
-    folder = Path(what).parent if what.endswith("manifest.json") else Path(what)
+    folder = _live(Path(what).parent if what.endswith("manifest.json") else Path(what))
     if what and (folder / "manifest.json").is_file():
         entry = Entry(folder.resolve(), read_manifest(folder.resolve()))
         entry.verify()
@@ -105,13 +110,20 @@ def _entries(what: str, root: Path) -> list[Entry]:
     return entries
 
 
+def _live(folder: Path) -> Path:
+    """Of a variant's folder in a store, the one of its live engine; of any other, itself."""
+    from edge.manifest import CURRENT, is_plain
+
+    current = folder / CURRENT
+    key = current.read_text(encoding="utf-8").strip() if current.is_file() else ""
+    return folder / key if is_plain(key) else folder
+
+
 def _no_such(what: str, store: Store) -> Exception:
     from edge.errors import InputError, UsageError, nearest
 
-    if what.strip("/").count("/") > 2 or Path(what).suffix:
-        return InputError(
-            f"cannot inspect {what}", "there is no such file or engine folder", "check the path"
-        )
+    if what.strip("/").count("/") > 2 or Path(what).suffix or what.startswith(("/", ".")):
+        return InputError(f"no engine at {what}", "there is no such file or engine folder", "check the path")
     known = {
         name
         for e in store.entries()
@@ -173,29 +185,10 @@ def _size(dims: Iterable[int]) -> int:
     return size
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(file=sys.stdout, highlight=False, soft_wrap=False)
-
-
-def plain_table(*columns: str) -> Table:
-    """A table with a line under its header and nothing else."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(
-        box=SIMPLE_HEAD, header_style="dim", pad_edge=False, show_header=any(columns), show_edge=False
-    )
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
 def _facts(rows: Iterable[tuple[str, str]]) -> Table:
     from rich.markup import escape
 
-    table = plain_table("", "")
+    table = tables.plain_table("", "")
     table.columns[0].style = "dim"
     for name, value in rows:
         if value:
@@ -204,7 +197,7 @@ def _facts(rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def _print_graph(facts: dict[str, Any]) -> None:
-    console = _console()
+    console = tables.console()
     console.print(f"[bold]{facts['file']}[/]")
     operators = ", ".join(f"{name} ×{count}" for name, count in facts["operators"].items())
     console.print(
@@ -226,12 +219,16 @@ def _shape_text(tensor: dict[str, Any]) -> str:
 
 
 def _print_list(entries: list[Entry], root: Path) -> None:
-    console = _console()
-    table = plain_table("model", "target", "variant", "state", "quantized", "size", "p50", "accuracy")
+    from edge.build.report import quantized_text
+
+    console = tables.console()
+    names = ("model", "target", "variant", "state", "quantized", "size", "p50", "accuracy")
+    table = tables.plain_table(*names, whole=names[1:-1])
     for entry in entries:
         m = entry.manifest
         table.add_row(
-            m.model, m.target, m.variant, m.state, f"{m.quantized_mac_share:.0%}", _megabytes(m.size_bytes),
+            m.model, m.target, m.variant, m.state, quantized_text(m.variant, m.quantized_mac_share),
+            _megabytes(m.size_bytes),
             f"{m.latency.p50_ms:.3g} ms" if m.latency else "–", accuracy_text(m.accuracy),
         )  # fmt: skip
     console.print(table)
@@ -241,7 +238,7 @@ def _print_list(entries: list[Entry], root: Path) -> None:
 
 def _print_engine(entry: Entry, plan: bool) -> None:
     m = entry.manifest
-    console = _console()
+    console = tables.console()
     console.print(f"[bold]{m.address}[/]  {m.state}, every file as published")
     console.print(_facts(_engine_rows(entry)))
     console.print(_plan_table(m) if plan else _plan_summary(m))
@@ -275,12 +272,20 @@ def _engine_rows(entry: Entry) -> list[tuple[str, str]]:
         rows += [(f"  {o.name}, emulated", _closeness(o.cosine, o.sqnr_db)) for o in accuracy.promised]
     rows += [("latency", latency_text(m.latency)), ("verified on", _verified_on(m))]
     rows += [
-        ("precision", f"{m.quantized_mac_share:.0%} of MACs quantized, the rest {m.carrier}"),
+        ("precision", _precision(m)),
         ("graph", m.graph_sha256[:16]),
         ("calibration", (m.calibration_sha256 or "")[:16]),
         ("licence", m.licence),
     ]
     return rows
+
+
+def _precision(m: Manifest) -> str:
+    shares = ", ".join(f"{share:.1%} {precision}" for precision, share in m.mac_shares.items())
+    if any(precision.endswith("a16") for precision in m.mac_shares):
+        return f"{shares} of MACs; weights alone are quantized in w8a16 and w4a16; carrier {m.carrier}"
+    told = f" ({shares})" if len(m.mac_shares) > 1 else ""
+    return f"{m.quantized_mac_share:.0%} of MACs quantized{told}, carrier {m.carrier}"
 
 
 def _builder(m: Manifest) -> str:
@@ -328,20 +333,23 @@ def accuracy_text(accuracy: Accuracy | None) -> str:
 
 
 def _plan_summary(m: Manifest) -> Table:
-    """Nodes by precision and reason, most frequent first."""
+    """Nodes by precision and reason, most frequent first; reasons that differ in a number are one."""
     from rich.markup import escape
 
-    table = plain_table("nodes", "precision", "reason")
-    groups = Counter((entry.precision, entry.reason) for entry in m.plan)
-    for (precision, reason), count in sorted(groups.items(), key=lambda item: (item[0][0], -item[1])):
-        table.add_row(str(count), precision, escape(reason))
+    table = tables.plain_table("nodes", "precision", "reason")
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in m.plan:
+        groups.setdefault((entry.precision, NUMBER.sub("…", entry.reason)), []).append(entry.reason)
+    for (precision, alike), reasons in sorted(groups.items(), key=lambda item: (item[0][0], -len(item[1]))):
+        reason = alike if len({*reasons}) > 1 else reasons[0]
+        table.add_row(str(len(reasons)), precision, escape(reason))
     return table
 
 
 def _plan_table(m: Manifest) -> Table:
     from rich.markup import escape
 
-    table = plain_table("node", "operator", "precision", "reason")
+    table = tables.plain_table("node", "operator", "precision", "reason")
     for entry in m.plan:
         table.add_row(escape(entry.node), entry.op, entry.precision, escape(entry.reason))
     return table

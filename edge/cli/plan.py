@@ -78,9 +78,9 @@ def _show(found: list[Planned], args: argparse.Namespace) -> None:
         return
     if args.json is not None:
         Path(args.json).write_text(text + "\n", encoding="utf-8")
-    from rich.console import Console
+    from edge.cli import tables
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = tables.console()
     for planned in found:
         _print(planned, console, args.nodes)
 
@@ -101,7 +101,7 @@ def _print(planned: Planned, console: Console, nodes: bool) -> None:
 def _nodes(planned: Planned) -> Any:
     from rich.markup import escape
 
-    from edge.cli.inspect import plain_table
+    from edge.cli.tables import plain_table
 
     table = plain_table("node", "operator", "precision", "reason")
     for step in planned.chosen.plan.steps:
@@ -112,7 +112,7 @@ def _nodes(planned: Planned) -> Any:
 def _groups(planned: Planned) -> Any:
     from rich.markup import escape
 
-    from edge.cli.inspect import plain_table
+    from edge.cli.tables import plain_table
 
     kinds = list(dict.fromkeys(kind for noises in planned.noises.values() for kind in noises))
     table = plain_table("group", "kind", "work", "precision", *(f"{k} alone" for k in kinds), "reason")

@@ -50,13 +50,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(drift: Drift, looked_for_clipping: bool) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
-    from edge.cli.inspect import plain_table
+    from edge.cli.tables import console as new_console
+    from edge.cli.tables import plain_table
     from edge.manifest import OutputAccuracy
 
-    console = Console(highlight=False)
+    console = new_console()
     verdict = "[bold red]fails its gate now[/]" if drift.failures else "[green]passes its gate[/]"
     console.print(f"[bold]{drift.manifest.address}[/]  {verdict}, {drift.now.how}")
     table = plain_table("", "when it was built", "now")
@@ -81,7 +81,7 @@ def _print_clipped(drift: Drift, console: object) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from edge.cli.inspect import plain_table
+    from edge.cli.tables import plain_table
 
     assert isinstance(console, Console)
     if not drift.clipped:

@@ -97,7 +97,7 @@ class Rulebook:
         return value
 
     def _reason(self, rule: Rule, node: str) -> str:
-        numbers = {name: f"{value:g}" for name, value in self.facts[node].numbers.items()}
+        numbers = {name: _told(name, value) for name, value in self.facts[node].numbers.items()}
         try:
             return rule.reason.format_map(numbers)
         except (KeyError, ValueError, IndexError):
@@ -138,7 +138,8 @@ class Rulebook:
                 said |= dict.fromkeys(removed, why)
                 decided = why if removed else decided
             else:
-                removed = [carrier if word == "carrier" else word for word in rule.forbid]
+                named = [carrier if word == "carrier" else word for word in rule.forbid]
+                removed = [p for p in left if p in named]
                 left = [p for p in left if p not in removed]
                 said |= dict.fromkeys(removed, why)
                 decided = why if removed else decided
@@ -210,7 +211,7 @@ class Matcher:
             tests[f"name {_either(match.name)}"] = lambda n: any(fnmatchcase(n.name, p) for p in match.name)
         for key, span in (("layer", match.layers), ("block", match.blocks)):
             if span is not None:
-                tests[f"{key}s {'–'.join(map(str, span))}"] = self._in_span(key, span)
+                tests[f"{key}s {' to '.join(map(str, span))}"] = self._in_span(key, span)
         if match.between is not None:
             inside = self._between(match.between)
             tests["between those tensors"] = lambda n: n.name in inside
@@ -296,6 +297,11 @@ class Matcher:
             count = self._count[key]
             return [f"{key}s go from 0 to {count - 1}" if count else f"the graph has no {key}s"]
         return []
+
+
+def _told(number: str, value: float) -> str:
+    """A number of a node for people: a share as per cent."""
+    return f"{value:.2%}" if number.endswith("_share") else f"{value:g}"
 
 
 def _either(words: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import re
 import subprocess
 import sys
 import types
@@ -265,8 +266,34 @@ class TestInspect:
         assert manifest["schema"] == 1 and manifest["compute_capability"] == "8.9"
 
     def test_a_folder(self, engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["inspect", str(engines / "net/ada/fast/k1")]) == 0
-        assert "net/ada/fast" in capsys.readouterr().out
+        for folder in ("net/ada/fast/k1", "net/ada/fast", "net/ada/fast/"):
+            assert main(["inspect", f"{engines}/{folder}"]) == 0
+            assert "net/ada/fast" in capsys.readouterr().out
+
+    def test_the_plans_of_all_engines_of_a_target(
+        self, engines: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        m = Store(engines).find("net", "ada", "fast").manifest
+        weights = m.model_copy(
+            update={"variant": "w8a16", "key": "k2", "plan": m.plan[:1], "quantized_mac_share": 0.0}
+        )
+        Store(engines).publish(weights, {"net.engine": engines / "net/ada/fast/k1/net.engine"})
+        assert main(["inspect", "net/ada", "--plan", "--engines", str(engines)]) == 0
+        text = capsys.readouterr().out
+        assert "net/ada/fast" in text and "net/ada/w8a16" in text and text.count("stem") == 2
+        assert main(["inspect", "--engines", str(engines)]) == 0
+        assert re.search(r"w8a16 +simulated +weights ", capsys.readouterr().out)
+
+    def test_reasons_that_differ_in_a_number_are_one_line(
+        self, engines: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        m = Store(engines).find("net", "ada", "fast").manifest
+        reasons = [f"fp8: {i}.5% of it in b1" for i in range(len(m.plan))]
+        plan = [e.model_copy(update={"reason": r}) for e, r in zip(m.plan, reasons, strict=True)]
+        other = m.model_copy(update={"key": "k3", "plan": tuple(plan)})
+        Store(engines).publish(other, {"net.engine": engines / "net/ada/fast/k1/net.engine"})
+        assert main(["inspect", "net/ada/fast", "--engines", str(engines)]) == 0
+        assert re.search(r"2 +fp8 +fp8: …% of it in b1", capsys.readouterr().out)
 
     def test_a_tampered_engine_is_refused(self, engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (engines / "net/ada/fast/k1/net.engine").write_bytes(b"other!")

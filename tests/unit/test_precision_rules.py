@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import graphs
@@ -130,6 +131,12 @@ class TestWhatIsSaid:
         both = planned(residual, "ada", {"match": {"name": "left"}, "forbid": ["fp8", "int8"]})
         assert both.precisions["left"] == "bf16"
 
+    def test_a_rule_that_takes_nothing_away_gives_no_reason(self, residual: Graph) -> None:
+        first = {"match": {"name": "left"}, "at_least": "carrier", "name": "edges"}
+        second = {"match": {"name": "left"}, "forbid": "fp8", "name": "no fp8"}
+        assert reason(planned(residual, "ada", first, second), "left") == "test: edges: so"
+        assert reason(planned(residual, "ada", second, first), "left") == "test: edges: so"
+
     def test_later_rules_work_on_what_earlier_ones_left(self, residual: Graph) -> None:
         everything = {"match": {"tag": "product"}, "at_least": "carrier", "name": "all"}
         but = {"match": {"name": "left"}, "precision": "int8", "name": "but"}
@@ -149,6 +156,9 @@ class TestWhatIsSaid:
         assert text == "test: rule 1: {in_channels} → {out_channels}, {odd}"  # a word that it has not
         rule["reason"] = "{in_channels} → {out_channels}, {kernel:}"
         assert reason(planned(residual, "ada", rule), "left") == "test: rule 1: 32 → 32, 9"
+        rule["reason"] = "{mac_share} of the work"
+        share = reason(planned(residual, "ada", rule), "left")
+        assert re.fullmatch(r"test: rule 1: \d+\.\d\d% of the work", share)
 
     def test_int4_and_w8a16_can_be_mixed_into_a_fast_plan(self, encoder: Graph) -> None:
         rules = (
