@@ -158,6 +158,10 @@ class Chooser:
                 self._carriers[carrier] = measure(run, self.search, "while searching", say)
         return self._carriers[carrier]
 
+    def rounded(self, plan: Plan) -> Chosen:
+        """The plan with its weights rounded one by one: to be timed, before anything is fitted."""
+        return Chosen(self.graph, plan, self.calibration.ranges, NO_COMPENSATION)
+
     def written(self, plan: Plan) -> Chosen:
         """The plan with the ranges and compensation of its types."""
         ranges: Mapping[str, Range] = self.calibration.ranges

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -87,23 +87,24 @@ class _Workbench:
     def _add_quantized(self, chooser: Chooser, scheme: Activation) -> None:
         """int8 wherever that is possible, and only where it is faster."""
         name = f"int8 {scheme}×s8"
-        planner = chooser.planner(self.target, self.variant, scheme)
-        every = chooser.written(planner.plan())
-        if not every.plan.quantized:
+        plan = chooser.planner(self.target, self.variant, scheme).plan()
+        if not plan.quantized:
             self.refused.append(f"{name} left out: no layer can be quantized")
             return
-        if not self._add(name, every):
+        if not self._add(name, chooser.rounded(plan)):
             return
-        feeds = next(iter(self.shop.reference)).feeds
-        whole, plain = (_fastest(c.engine, feeds) for c in (self.candidates[-1], self.candidates[0]))
+        feeds, rough = next(iter(self.shop.reference)).feeds, self.candidates.pop()
+        with closing(rough.engine):
+            whole, plain = (_fastest(c.engine, feeds) for c in (rough, self.candidates[0]))
         if whole > HOPELESS * plain:
-            self.candidates.pop().engine.close()
             self.refused.append(f"{name} left out: it takes {whole / plain:.1f}× fp32's time")
             return
         costs = measured_costs(self.shop, chooser, self.target, scheme)
         mixed = chooser.choose(
             self.target, self.variant, running(self.shop, self.target), self.label, scheme, costs
         )
+        every = chooser.written(plan)  # now that the search has measured what it is written with
+        self._add(name, every)
         if mixed.plan.quantized and mixed.plan.precisions != every.plan.precisions:
             self._add(f"{name} in part", mixed)
 
@@ -139,10 +140,10 @@ def running(shop: Workshop, target: Target) -> Opener:
 def measured_costs(shop: Workshop, chooser: Chooser, target: Target, scheme: Activation) -> Costs:
     """How long each product takes on this processor, in fp32 and in int8."""
     planner = chooser.planner(target, "fast", scheme)
-    every, none = chooser.written(planner.plan()), chooser.planner(target, "exact").plan()
-    plain = chooser.written(none).typed(target)
+    plans = chooser.planner(target, "exact").plan(), planner.plan()
+    plain, every = (chooser.rounded(plan).typed(target) for plan in plans)
     feeds = next(iter(shop.reference)).feeds
-    return layer_times.measured(every.graph, planner.groups, plain, every.typed(target), feeds)
+    return layer_times.measured(chooser.graph, planner.groups, plain, every, feeds)
 
 
 def _fastest(engine: Engine, feeds: Mapping[str, Array]) -> float:

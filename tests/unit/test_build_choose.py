@@ -17,7 +17,7 @@ import searching
 from searching import Silent, chosen, workshop
 
 from edge import machine
-from edge.build import choose
+from edge.build import choose, processor
 from edge.build.choose import Chosen, told, within_reach
 from edge.build.inputs import gather, split_by_content
 from edge.build.verify import Run
@@ -257,6 +257,23 @@ class TestUnusualWeights:
         assert {("first", "w8a16"), ("second", "w8a16")} <= set(found.compensation.biases)
         held = [t.name for t in found.typed(TARGETS["orin"]).graph.initializer if t.name.startswith("shared")]
         assert len([name for name in held if name.endswith("/int8")]) == 1
+
+
+@pytest.mark.parametrize("hopeless", [True, False])
+def test_int8_on_a_processor_has_fitted_weights_whatever_was_measured_before(
+    hopeless: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the search ran for the other scheme or was left out, because that one was too slow."""
+    times = iter([100.0 if hopeless else 1.0, 1.0, 1.0, 1.0])
+    monkeypatch.setattr(processor, "_fastest", lambda engine, feeds: next(times))
+    workbench = processor._Workbench(workshop(config(tmp_path), tmp_path), TARGETS["cpu"], "fast", "cpu/fast")
+    workbench.gather()
+    found = {c.name: c.chosen for c in workbench.candidates}
+    for candidate in workbench.candidates:
+        candidate.engine.close()
+    assert ("int8 u8×s8" in found) != hopeless
+    fitted = {key[0] for key in found["int8 s8×s8"].compensation.weights}
+    assert fitted and fitted <= {f"{name}.weight" for name in found["int8 s8×s8"].plan.quantized}
 
 
 @contextmanager
