@@ -14,19 +14,35 @@ from onnx import numpy_helper
 
 from edge.build.bundle import GRAPH
 from edge.manifest import Accuracy, Entry, Manifest, OutputAccuracy
+from edge.precision.given import QUANTIZERS
+from edge.precision.numerics import PRECISION
 
-Scales = dict[str, NDArray[np.float64]]
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A scale, or those of one tensor, and the type that they are for; "" where the graph does not say."""
+
+    values: NDArray[np.float64]
+    kind: str
+
+
+Scales = dict[str, Scale]
 
 
 @dataclass(frozen=True, slots=True)
 class PlanChange:
-    """A node that computes in another precision; "" where an engine has no such node."""
+    """A node that computes in another precision; "" where an engine has no such node.
+
+    Attributes:
+        carried: whether it is in the carrier in both engines, which have different ones.
+    """
 
     node: str
     op: str
     before: str
     after: str
     reason: str
+    carried: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +52,15 @@ class ScaleChange:
     Attributes:
         ratio: of the largest change among them, above 1 where the scale grew; None where there are more or
             fewer of them.
+        before: the type that it was for. Those of another type are larger or smaller by nature.
+        after: the type that it is for.
     """
 
     name: str
     count: int
     ratio: float | None
+    before: str = ""
+    after: str = ""
 
     @property
     def size(self) -> float:
@@ -81,7 +101,10 @@ class Difference:
             ],
             "scales": None
             if self.scales is None
-            else [{"name": c.name, "count": c.count, "ratio": c.ratio} for c in self.scales],
+            else [
+                {"name": c.name, "count": c.count, "ratio": c.ratio, "a_type": c.before, "b_type": c.after}
+                for c in self.scales
+            ],
             "scales_only_in_a": list(self.only_a),
             "scales_only_in_b": list(self.only_b),
         }
@@ -159,7 +182,8 @@ def _plan(a: Manifest, b: Manifest) -> Iterator[PlanChange]:
         if x is None or y is None or x.precision != y.precision:
             known = y or x
             assert known is not None
-            yield PlanChange(node, known.op, x.precision if x else "", y.precision if y else "", known.reason)
+            pair = x.precision if x else "", y.precision if y else ""
+            yield PlanChange(node, known.op, *pair, known.reason, pair == (a.carrier, b.carrier))
 
 
 def _graph(entry: Entry) -> str:
@@ -174,17 +198,23 @@ def _scales(entry: Entry) -> Scales | None:
     if not name:
         return None
     graph = onnx.load(entry.path / name).graph
-    read = {n.input[1] for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")}
-    return {t.name: numpy_helper.to_array(t).astype(np.float64) for t in graph.initializer if t.name in read}
+    types = {t.name: PRECISION.get(t.data_type, "") for t in graph.initializer}
+    read = {n.input[1]: types.get([*n.input, ""][2], "") for n in graph.node if n.op_type in QUANTIZERS}
+    return {
+        t.name: Scale(numpy_helper.to_array(t).astype(np.float64), read[t.name])
+        for t in graph.initializer
+        if t.name in read
+    }
 
 
 def _changed(a: Scales, b: Scales) -> Iterator[ScaleChange]:
     for name in (n for n in a if n in b):
-        if a[name].shape != b[name].shape:
-            yield ScaleChange(name, max(a[name].size, b[name].size), None)
+        before, after, kinds = a[name].values, b[name].values, (a[name].kind, b[name].kind)
+        if before.shape != after.shape:
+            yield ScaleChange(name, max(before.size, after.size), None, *kinds)
             continue
-        ratio = b[name] / a[name]
+        ratio = after / before
         count = int(np.count_nonzero(ratio != 1))
         if count:
             largest = int(np.abs(np.log(ratio)).argmax())
-            yield ScaleChange(name, count, float(ratio.reshape(-1)[largest]))
+            yield ScaleChange(name, count, float(ratio.reshape(-1)[largest]), *kinds)

@@ -224,8 +224,9 @@ def _choice(
     """Why this candidate, with the others' time against fp32's."""
     name = candidate.name
     if len(seconds) == 1:
+        told = "weights alone are quantized" if candidate.plan.weight_only else "everything in the carrier"
         given = " but what the graph came with" if candidate.plan.given else ""
-        return "; ".join([f"{name}: everything in the carrier{given}", *refused])
+        return "; ".join([f"{name}: {told}{given}", *refused])
     others = []
     for other, time_taken in seconds.items():
         if other != "fp32":

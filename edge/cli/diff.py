@@ -53,13 +53,17 @@ def _print(found: Difference) -> None:
     for name, a, b in found.facts:
         table.add_row(escape(name), escape(a), escape(b))
     console.print(table)
+    plan = [change for change in found.plan if not change.carried]
     if found.plan:
-        console.print(f"\n[bold]{len(found.plan)} nodes in another precision[/]")
+        carried = len(found.plan) - len(plan)
+        rest = f", and {carried} in the other carrier" if carried else ""
+        console.print(f"\n[bold]{len(plan)} nodes in another precision{rest}[/]")
+    if plan:
         table = plain_table("node", "operator", "A", "B", "why so in B")
-        for c in found.plan[:SHOWN]:
+        for c in plan[:SHOWN]:
             table.add_row(escape(c.node), c.op, c.before or "–", c.after or "–", escape(c.reason))
         console.print(table)
-        _more(console, len(found.plan))
+        _more(console, len(plan))
     _print_scales(found, console)
 
 
@@ -76,10 +80,11 @@ def _print_scales(found: Difference, console: object) -> None:
     counts = (len(found.scales), len(found.only_a), len(found.only_b))
     console.print("\n[bold]scales[/]: {} changed, {} only in A, {} only in B".format(*counts))
     if found.scales:
-        table = plain_table("scale", "values", "largest change")
-        for c in sorted(found.scales, key=lambda c: -c.size)[:SHOWN]:
+        table = plain_table("scale", "values", "largest change", "type")
+        for c in sorted(found.scales, key=lambda c: (c.before != c.after, -c.size))[:SHOWN]:
             change = "more or fewer" if c.ratio is None else f"×{c.ratio:.4g}"
-            table.add_row(escape(c.name), str(c.count), change)
+            kind = c.after if c.before == c.after else f"{c.before} → {c.after}: other steps"
+            table.add_row(escape(c.name), str(c.count), change, kind)
         console.print(table)
         _more(console, len(found.scales))
 

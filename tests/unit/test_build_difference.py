@@ -107,7 +107,7 @@ class TestScales:
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:8], tensor.name))
         onnx.save(model, other.path / "graph.onnx")
         found = compare(built["orin/fast"], other)
-        assert found.scales == (ScaleChange("left.weight/scale", 32, None),)
+        assert found.scales == (ScaleChange("left.weight/scale", 32, None, "int8", "int8"),)
         json.loads(json.dumps(found.to_json(), allow_nan=False))
 
     def test_a_constant_that_is_called_like_one_is_none(

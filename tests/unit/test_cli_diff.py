@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from edge.cli import main
 @pytest.fixture(scope="module")
 def engines(no_sync: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("diff")
-    publish(config(folder), folder, "orin/fast", "orin/exact")
+    publish(config(folder), folder, "orin/fast", "orin/exact", "ada/fast", "t4/fast")
     return folder / "engines"
 
 
@@ -32,6 +33,20 @@ def test_two_engines(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "nodes in another precision" in text and "variant" in text and "work by precision" in text
     assert "scales: 0 changed, 0 only in A" in text
+
+
+def test_nodes_that_are_in_the_carrier_of_both_are_only_counted(
+    engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert diff(engines, "tiny/orin/fast", "tiny/t4/fast") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"\d+ nodes in another precision, and \d+ in the other carrier", text)
+    assert "bf16   fp16" not in text
+
+
+def test_scales_of_another_type_say_so(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert diff(engines, "tiny/orin/fast", "tiny/ada/fast") == 0
+    assert "int8 → fp8: other steps" in capsys.readouterr().out
 
 
 def test_json(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,5 +72,5 @@ def test_what_is_not_there(a: str, b: str, engines: Path, capsys: pytest.Capture
 
 
 def test_a_name_of_several_engines(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert diff(engines, "tiny/orin", "tiny/orin/fast") == 2
+    assert diff(engines, "tiny/orin", "tiny/orin/exact") == 2
     assert "names 2 engines" in capsys.readouterr().err
