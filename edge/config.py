@@ -188,8 +188,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML", str(e), "mend the line it names") from e
 
 
-def validate(kind: type[S], data: dict[str, Any], where: str) -> S:
-    """`data` as a `kind`; `where` names its origin in errors.
+def validate(kind: type[S], data: dict[str, Any], where: str, page: str = "docs/configuration.md") -> S:
+    """`data` as a `kind`; `where` names its origin in errors, `page` where its keys are explained.
 
     Raises:
         ConfigError: a key is unknown, missing or has a wrong value; every problem is listed.
@@ -198,7 +198,7 @@ def validate(kind: type[S], data: dict[str, Any], where: str) -> S:
         return kind.model_validate(data)
     except ValidationError as e:
         problems = [_problem(kind, error) for error in e.errors()]
-        raise ConfigError(f"{where} is not valid", "; ".join(problems), "see docs/configuration.md") from e
+        raise ConfigError(f"{where} is not valid", "; ".join(problems), f"see {page}") from e
 
 
 def _problem(kind: type[BaseModel], error: Any) -> str:

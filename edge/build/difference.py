@@ -150,8 +150,19 @@ def _facts(first: Entry, second: Entry) -> Iterator[tuple[str, str, str]]:
         ("expected speed-up", _number(a.speed_up), _number(b.speed_up)),
         ("size", f"{a.size_bytes:,} bytes", f"{b.size_bytes:,} bytes"),
         *_accuracies(a.accuracy or Accuracy(), b.accuracy or Accuracy()),
+        *_configs(a.config, b.config),
     ]
     return ((name, x, y) for name, x, y in pairs if x != y)
+
+
+def _configs(a: dict[str, Any], b: dict[str, Any], key: str = "config") -> Iterator[tuple[str, str, str]]:
+    """Every key of the models' configs."""
+    for name in dict.fromkeys([*a, *b]):
+        x, y = a.get(name), b.get(name)
+        if isinstance(x, dict) and isinstance(y, dict):
+            yield from _configs(x, y, f"{key}.{name}")
+        else:
+            yield f"{key}.{name}", "none" if x is None else str(x), "none" if y is None else str(y)
 
 
 def _accuracies(a: Accuracy, b: Accuracy) -> Iterator[tuple[str, str, str]]:

@@ -175,7 +175,7 @@ class Workshop:
         failed = failures(accuracy, self.gate)
         if not failed:
             return
-        fix = "use the 'exact' variant, better calibration pictures, or another gate"
+        fix = "use more calibration pictures, a policy with `at_least`, or another gate"
         if found is not None:
             shares = ", ".join(f"{share:.0%} {p}" for p, share in found.plan.mac_shares.items())
             failed.append(

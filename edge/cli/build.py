@@ -15,6 +15,7 @@ from edge.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
     from edge.build.rows import Row
+    from edge.errors import EdgeError
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,14 @@ def exit_code(rows: list[Row]) -> int:
     return next((row.error.exit_code for row in rows if row.error is not None), EXIT_DONE)
 
 
+def _told(label: str, error: EdgeError) -> str:
+    """What became of one engine, in the form of all errors."""
+    from edge.cli import explain
+
+    what = error.what if error.what.startswith(f"{label} fails") else f"{label} failed: {error.what}"
+    return explain(type(error)(what, error.why, error.fix))
+
+
 def _print(rows: list[Row], where: str | None) -> None:
     from edge.build.report import table
     from edge.cli.tables import console
@@ -144,6 +153,6 @@ def _print(rows: list[Row], where: str | None) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     for row in rows:
         if row.error is not None:
-            print(f"{row.label} failed: {row.error}", file=sys.stderr)
+            print(_told(row.label, row.error), file=sys.stderr)
     if where not in (None, "-"):
         Path(where).write_text(text + "\n", encoding="utf-8")

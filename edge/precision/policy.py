@@ -135,7 +135,7 @@ class Policy(Section):
     prefer: Prefer = Field(
         "balanced",
         description="speed: the fastest plan that passes the gate; balanced: also leave in the carrier what "
-        "costs little time and much accuracy; accuracy: the same, at a higher price",
+        "costs little time and much accuracy; accuracy: the same, and keep further away from the gate",
     )
     rules: tuple[Rule, ...] = Field((), description="in the order in which they are applied")
 
@@ -181,7 +181,7 @@ def load_policy(path: Path) -> Policy:
     if not isinstance(content, dict):
         raise ConfigError(f"the policy {path} is not a JSON object", "", 'write {"name": …, "rules": […]}')
     content.pop("$schema", None)
-    return validate(Policy, content, str(path))
+    return validate(Policy, content, f"the policy {path}", "docs/policies.md")
 
 
 @cache

@@ -153,7 +153,12 @@ class Rulebook:
 
     def _contradiction(self, node: str, rule: Rule, label: str, reasons: Mapping[str, str]) -> ConfigError:
         asked = ", ".join(rule.precision or rule.forbid)
-        told = {p: self.objecting.get((node, p), "") for p in rule.precision if p in reasons}
+        refused = self.refused.get(node, {})
+        told = {
+            p: self.objecting[node, p] if reasons[p] == refused.get(p) else ""
+            for p in rule.precision
+            if p in reasons
+        }
         why = "; ".join(f"{p}: {reasons[p]}{name and f' ({name})'}" for p, name in told.items())
         if not why and rule.precision:
             why = f"{self.target.name} carries {self.target.carrier}"

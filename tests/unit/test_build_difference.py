@@ -153,6 +153,12 @@ class TestFacts:
         assert "fp32 graph" not in found and "calibration" not in found
         assert "typed graph" not in found  # both can do the same
 
+    def test_keys_of_the_config_such_as_its_policy(self, built: dict[str, Entry], tmp_path: Path) -> None:
+        made = built["orin/fast"].manifest.config
+        changed = {**made, "quantize": {**made["quantize"], "policy": "rules.json"}}
+        other = copied(built["orin/fast"], tmp_path / "other", config=changed)
+        assert facts(built["orin/fast"], other) == {"config.quantize.policy": ("none", "rules.json")}
+
     def test_weights_that_were_rounded_otherwise_show_in_the_graph(
         self, built: dict[str, Entry], tmp_path: Path
     ) -> None:

@@ -325,7 +325,7 @@ class TestGate:
         assert "the gate asks for 0.999999" in rows["orin", "fast"]["reason"]
         assert shop.store.find("net", "orin", "fast").manifest.key == before["fast"]
         said = capsys.readouterr()
-        assert "failed" in said.out and "orin/fast failed: orin/fast fails its accuracy gate" in said.err
+        assert "failed" in said.out and "error: orin/fast fails its accuracy gate\n  why: " in said.err
 
     def test_a_gate_on_a_metric_needs_labels(self, shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
         assert shop.edge("--model", shop.config("max_drop = 0.1")) == 2

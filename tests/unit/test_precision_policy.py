@@ -47,6 +47,7 @@ class TestFiles:
             ("[]", ConfigError, "not a JSON object"),
             ({"rules": []}, ConfigError, "name"),
             ({"name": "x", "ruels": []}, ConfigError, "ruels"),
+            ({"name": "x", "ruels": []}, ConfigError, "see docs/policies.md"),
             ({"name": "x", "prefer": "luck"}, ConfigError, "prefer"),
         ],
     )

@@ -264,6 +264,7 @@ class TestRefused:
         [
             ("orin", "left", "fp8", "orin has no fp8"),
             ("ada", "stem", "fp8", "more than 16 channels"),
+            ("t4", "stem", "fp8", "t4 has no fp8 in the hardware matrix"),
             ("cpu", "left", "bf16", "cpu carries fp32"),
             ("orin", "left", "w4a16", "int4 weights are for matrix products"),
         ],
@@ -275,6 +276,7 @@ class TestRefused:
         with pytest.raises(ConfigError, match=f"asks for {precision} at node '{node}'") as caught:
             planned(residual, target, rule)
         assert why in caught.value.why
+        assert ("hardware rule" in caught.value.why) is (target == "ada" or precision == "w4a16")
         alternative = {**rule, "precision": [precision, "carrier"]}
         assert planned(residual, target, alternative).precisions[node] == TARGETS[target].carrier
 
