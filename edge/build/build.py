@@ -171,6 +171,11 @@ def open_workshop(
     path.write_bytes(graph.serialize(model))
     engine = backend("onnxruntime").load(path, EngineOptions(exact=has_quantizers(model)))
     try:
+        quantized = any(job.variant != "exact" for job in jobs)
+        chooser = None
+        if quantized:
+            cache = store.root / config.name / ".calibration" / inputs.measured(machine)
+            chooser = _open_chooser(inputs, index, engine, cache, reporter, folder, seconds)
         cases = folder / "cases"
         cases.mkdir()
         reference = Reference(
@@ -182,11 +187,8 @@ def open_workshop(
             cases,
             lambda done, total: reporter.step("fp32 on held-out samples", done, total),
         )
-        quantized = any(job.variant != "exact" for job in jobs)
-        chooser = None
-        if quantized:
-            cache = store.root / config.name / ".calibration" / inputs.measured(machine)
-            chooser = _open_chooser(inputs, index, engine, reference, cache, reporter, folder, seconds)
+        if chooser is not None:
+            chooser.gate = comparable(config.gate, reference, chooser.search)
     finally:
         engine.close()
     return Workshop(
@@ -208,7 +210,6 @@ def _open_chooser(
     inputs: Inputs,
     index: graph.Graph,
     engine: Engine,
-    reference: Reference,
     cache: Path,
     reporter: Reporter,
     folder: Path,
@@ -231,14 +232,13 @@ def _open_chooser(
         lambda done, total: reporter.step("fp32 on the search's samples", done, total),
         believed=True,
     )
-    gate = comparable(inputs.config.gate, reference, search)
     return Chooser(
         inputs,
         equalized.graph,
         calibration,
         search,
         inputs.policy,
-        gate,
+        inputs.config.gate,
         cache,
         reporter.step,
         equalized.strengths,

@@ -21,7 +21,7 @@ from edge.backends.trt_api import check_driver
 from edge.build.layers import Precisions
 from edge.build.profiles import input_shapes, within
 from edge.build.reference import ReferenceSamples
-from edge.build.resources import current_rss, in_child
+from edge.build.resources import current_rss, give_back, in_child
 from edge.build.site import Site
 from edge.build.tensorrt import Compiled, CompileRequest, compile_engine
 from edge.build.verify import COSINE, Comparison, failures, lowest_cosine
@@ -151,6 +151,7 @@ def only_gpu(number: int) -> Iterator[None]:
 
 def _compile(draft: Draft, site: Site, progress: Progress) -> tuple[Compiled, int]:
     """The engine, and the peak memory of this process and the compiler's together."""
+    give_back()
     here = current_rss()
     label = f"compile {draft.label} with {site.builder}"
     progress(label, 0, 0)

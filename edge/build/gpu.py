@@ -19,7 +19,7 @@ from edge.build.bundle import GRAPH, SCRIPT, documents
 from edge.build.choose import Chosen, Opener, told
 from edge.build.finish import ENGINE_FILES, Draft, finish, written
 from edge.build.reference import REFERENCE
-from edge.build.resources import current_rss, in_child
+from edge.build.resources import current_rss, give_back, in_child
 from edge.build.site import Site
 from edge.build.suitable import refuse_unsuitable
 from edge.build.tails import PLUGINS, append_tail, tail_outputs
@@ -195,6 +195,7 @@ def compile_request(shop: Workshop, graph: Path, target: Target, made: Plan, bui
 def _compiled(shop: Workshop, request: CompileRequest, graph: Path, label: str) -> _Product:
     """Compile in a process of its own; memory is this process's and the child's together."""
     shop.progress(f"compile {label}", 0, 0)
+    give_back()
     here = current_rss()
     compiled, peak = in_child(
         compile_engine,

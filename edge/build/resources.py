@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import signal
 from collections.abc import Callable
@@ -26,6 +27,12 @@ def peak_rss() -> int:
 def current_rss() -> int:
     """Resident set of this process now, in bytes; 0 where unknown."""
     return _status("VmRSS")
+
+
+def give_back() -> None:
+    """Return what was freed to the system: the C library keeps it, and a compiler is about to need it."""
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak() -> None:
