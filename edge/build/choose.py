@@ -142,6 +142,10 @@ class Chooser:
             return Verdict(accuracy, tuple(failures(accuracy, gate)), enough)
 
         result = search(path, judge, self.seconds)
+        late = [kind for kind, measured in found.items() if not measured.complete]
+        if late and self.seconds is not None:
+            note = f"sensitivity to {' and '.join(late)} is estimated in part, after {self.seconds:g} s"
+            result = dataclasses.replace(result, note="; ".join(filter(None, (note, result.note))))
         return dataclasses.replace(self.written(result.plan), found=result, speed_up=result.speed_up)
 
     def planner(self, target: Target, variant: Variant, activations: Activation = "s8") -> Planner:

@@ -128,7 +128,8 @@ class Rulebook:
             if rule.precision:
                 asked = [carrier if word == "carrier" else word for word in rule.precision]
                 left = [p for p in asked if p not in reasons and self._carries(p)]
-                said, decided = {}, why
+                missing = asked[0] if left and left[0] != asked[0] else ""
+                said, decided = {}, f"{why} (no {missing}: {reasons[missing]})" if missing in reasons else why
             elif rule.at_least is not None:
                 least = ORDER.index(carrier if rule.at_least == "carrier" else rule.at_least)
                 removed = [p for p in left if ORDER.index(p) < least]

@@ -102,7 +102,9 @@ class TestWhatIsSaid:
         rule = {"match": {"tag": "product"}, "precision": ["fp8", "int8", "carrier"]}
         assert planned(residual, "orin", rule).precisions["left"] == "int8"
         assert planned(residual, "ada", rule).precisions["left"] == "fp8"
-        assert planned(residual, "ada", rule).precisions["stem"] == "int8"  # 3 channels: no fp8
+        ada = planned(residual, "ada", rule)
+        assert ada.precisions["stem"] == "int8" and "(no fp8: fp8 convolution needs" in reason(ada, "stem")
+        assert reason(ada, "left") == "test: rule 1: so"
 
     @pytest.mark.parametrize(
         ("least", "target", "precision"),
