@@ -436,7 +436,9 @@ class TestGivenPairs:
         self, builder: Builder, kind: Any, zero_point: int, why: str
     ) -> None:
         assert builder.build(with_pairs(kind, zero_point), targets="ada,cpu", more=self.KEEP) == 4
-        builder.said(f"that ada cannot take: node 'stem_relu.out/Q': {why}; TensorRT quantizes symmetrically")
+        builder.said(
+            "that ada cannot take", f"node 'stem_relu.out/Q': {why}; TensorRT quantizes symmetrically"
+        )
         assert builder.plan("cpu")["left"] == ("int8", "given in the graph")
 
 
@@ -585,18 +587,21 @@ class TestPolicies:
     @pytest.mark.parametrize(
         ("match", "said"),
         [
-            ({"name": "lefft*"}, "name 'lefft*' fits none (near: left)"),
-            ({"op": "Gemm"}, "op 'Gemm' fits none (operators there are: Conv)"),
-            ({"tag": "attention"}, "tag attention fits none (tags there are: first, last, picture,"),
-            ({"layers": [9, 12]}, "layers 9–12 fits none (layers go from 0 to 3)"),
-            ({"name": "left", "tag": "last"}, "name 'left' fits 1, tag last fits 1 (its criteria fit"),
-            ({"between": {"from": "stem_relu.outt"}}, "did you mean 'stem_relu.out'?"),
+            ({"name": "lefft*"}, ["name 'lefft*' fits none", "do: near: left"]),
+            ({"op": "Gemm"}, ["op 'Gemm' fits none", "do: operators there are: Conv"]),
+            ({"tag": "attention"}, ["tag attention fits none", "do: tags there are: first, last, picture,"]),
+            ({"layers": [9, 12]}, ["layers 9 to 12 fits none", "do: layers go from 0 to 3"]),
+            (
+                {"name": "left", "tag": "last"},
+                ["name 'left' fits 1, tag last fits 1", "do: its criteria fit"],
+            ),
+            ({"between": {"from": "stem_relu.outt"}}, ["did you mean 'stem_relu.out'?"]),
         ],
     )
-    def test_a_rule_matches_nothing(self, builder: Builder, match: dict[str, Any], said: str) -> None:
+    def test_a_rule_matches_nothing(self, builder: Builder, match: dict[str, Any], said: list[str]) -> None:
         policy = builder.policy(rule(match=match))
         assert builder.build(chain(), "--policy", policy) == 2
-        builder.said(said)
+        builder.said(*said)
 
     def test_a_rule_hits_more_than_it_expects(self, builder: Builder) -> None:
         policy = builder.policy(rule(match={"op": "Conv"}, expect=2))

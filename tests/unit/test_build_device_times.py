@@ -151,7 +151,8 @@ class TestOnADevice:
                 self.BOARD.machine(),
                 gpus=(dataclasses.replace(self.BOARD.machine().gpus[0], driver="575.2"),),
             )
-            monkeypatch.setattr("edge.machine.detect", lambda: machine)
             policy = devices.fastest(tmp_path)
-            assert there.build(*self.words(tmp_path), "--variants", "fast", "--policy", str(policy)) == 0
+            with monkeypatch.context() as patch:  # undone before the device is gone
+                patch.setattr("edge.machine.detect", lambda: machine)
+                assert there.build(*self.words(tmp_path), "--variants", "fast", "--policy", str(policy)) == 0
             assert len({*there.store.root.rglob("times-*.npz")} - {first}) == 1
