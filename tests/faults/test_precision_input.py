@@ -437,7 +437,7 @@ class TestGivenPairs:
     ) -> None:
         assert builder.build(with_pairs(kind, zero_point), targets="ada,cpu", more=self.KEEP) == 4
         builder.said(
-            "that ada cannot take", f"node 'stem_relu.out/Q': {why}; TensorRT quantizes symmetrically"
+            "that ada cannot take: node 'stem_relu.out/Q'", f"why: {why}; TensorRT quantizes symmetrically"
         )
         assert builder.plan("cpu")["left"] == ("int8", "given in the graph")
 
