@@ -52,6 +52,7 @@ class Build:
             text=True,
             env={**os.environ, "TMPDIR": str(self.temporary)},
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
         )
         return self.process
 
