@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,18 +94,10 @@ def finish(draft: Draft, site: Site, judge: Judge, folder: Path, progress: Progr
         ModelError: TensorRT refuses the graph.
         RuntimeFault, MissingPackage: the GPU, its driver or a package is not what is needed.
     """
-    gpu = _checked_gpu(site)  # before minutes are spent on compiling
-    with only_gpu(gpu):
-        compiled, peak = _compile(draft, site, progress)
-    files = written(compiled, site.runtime, folder)
-    path = files[ENGINE_FILES[site.runtime]]
-    options = EngineOptions(
-        size=draft.config.input.size,
-        gpu=gpu,
-        expected=Expectation(sha256(path), (site.runtime, compiled.version), site.gpu.compute_capability),
-    )
+    ready = _made_ready(draft, site, folder, progress)
+    compiled = ready.compiled
     progress(f"verify {draft.label} on {site.gpu.name}", 0, 0)
-    with closing(backend(site.runtime).load(path, options)) as engine:
+    with closing(backend(site.runtime).load(ready.path, ready.options)) as engine:
         accuracy = judge(engine)
         _pass_gate(accuracy, draft, site)
         latency = measure_latency(
@@ -113,15 +105,43 @@ def finish(draft: Draft, site: Site, judge: Judge, folder: Path, progress: Progr
         )
     said = tuple(f"compiler: {text}" for text in (*compiled.findings, *compiled.warnings))
     return Finished(
-        files=files,
+        files=ready.files,
         version=compiled.version,
         accuracy=accuracy,
         latency=latency,
         gpu=GpuInfo(name=site.gpu.name, driver=site.gpu.driver),
         findings=(*said, *broken_promises(accuracy.outputs, draft.promised.outputs)),
         timing_cache=compiled.timing_cache,
-        compiler_peak_rss=peak,
+        compiler_peak_rss=ready.peak,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """Compiled for the GPU that is here, not yet loaded.
+
+    Attributes:
+        path: of the engine file among `files`.
+        options: to load it with.
+        peak: memory of this process and the compiler's together, in bytes.
+    """
+
+    compiled: Compiled
+    files: Mapping[str, Path]
+    path: Path
+    options: EngineOptions
+    peak: int
+
+
+def _made_ready(draft: Draft, site: Site, folder: Path, progress: Progress) -> _Ready:
+    gpu = _checked_gpu(site)  # before minutes are spent on compiling
+    with only_gpu(gpu):
+        compiled, peak = _compile(draft, site, progress)
+    files = written(compiled, site.runtime, folder)
+    path = files[ENGINE_FILES[site.runtime]]
+    expected = Expectation(sha256(path), (site.runtime, compiled.version), site.gpu.compute_capability)
+    options = EngineOptions(size=draft.config.input.size, gpu=gpu, expected=expected)
+    return _Ready(compiled, files, path, options, peak)
 
 
 def _checked_gpu(site: Site) -> int:
@@ -274,22 +294,16 @@ def layer_seconds(
     Raises:
         as `finish`, but for the gate.
     """
-    gpu = _checked_gpu(site)
-    with only_gpu(gpu):
-        compiled, _ = _compile(draft, site, progress)
-    path = written(compiled, site.runtime, folder)[ENGINE_FILES[site.runtime]]
-    expected = Expectation(sha256(path), (site.runtime, compiled.version), site.gpu.compute_capability)
-    options = EngineOptions(
-        size=draft.config.input.size, gpu=gpu, graphs=False, profile=True, expected=expected
-    )
+    ready = _made_ready(draft, site, folder, progress)
+    options = replace(ready.options, graphs=False, profile=True)
     progress(f"time the layers of {draft.label}", 0, 0)
-    with closing(backend(site.runtime).load(path, options)) as engine:
+    with closing(backend(site.runtime).load(ready.path, options)) as engine:
         times = engine.layer_times  # type: ignore[attr-defined]  # both runtimes of a site are TensorRT
         for runs in (WARM_UP, PROFILED):
             times.clear()
             for _ in range(runs):
                 engine.run(draft.feeds)
-        return compiled.layers, times.seconds
+        return ready.compiled.layers, times.seconds
 
 
 def _timed(slots: Sequence[Slot], runs: int) -> tuple[list[float], float]:
