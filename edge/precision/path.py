@@ -21,6 +21,8 @@ from edge.precision.sensitivity import Sensitivity
 
 CHEAP: Mapping[Prefer, float] = {"speed": math.inf, "balanced": 10.0, "accuracy": 10.0}
 """Per cent of the noise that one per cent of time has to take away, for accuracy to be called cheap."""
+FREE: Mapping[Prefer, float] = {"speed": math.inf, "balanced": 100.0, "accuracy": 100.0}
+"""The same, for accuracy that is taken unasked: a tenth of the noise for a thousandth of the time."""
 OTHER_TYPE = 0.25
 """A type that the device does not prefer counts as so much slower: fp8 keeps its range where data drift."""
 UNKNOWN = math.inf
@@ -136,9 +138,17 @@ class Path:
             found.append((weight, seconds, sum(o.noise for o in current.values())))
         return found
 
+    def start(self) -> int:
+        """Where on the path accuracy stops being next to free: no plan before it is worth a look."""
+        return self._worth(FREE[self.prefer])
+
     def knee(self) -> int:
         """Where on the path accuracy stops being cheap: the first exchange that buys too little."""
-        least = CHEAP[self.prefer]
+        return self._worth(CHEAP[self.prefer])
+
+    def _worth(self, least: float) -> int:
+        """Exchanges from the fastest plan on that take away so many times the part of the noise that they
+        cost of the time."""
         for position, move in enumerate(self.moves):
             weight, _, noise = self.points[position]
             total = noise + self.carrier_noise

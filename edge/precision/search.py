@@ -1,9 +1,9 @@
 """The fastest plan that keeps its accuracy: which groups are quantized, to what.
 
-The search stands on the path of plans (`path.py`), runs plans as a whole on held-out samples, and walks
-towards the finest until one passes the gate. It begins with the fastest plan, which is taken if it uses
-little of what the gate allows; else it goes on where accuracy stops being cheap. The same inputs give the
-same plan; only a budget of seconds that runs out can change it.
+The search stands on the path of plans (`path.py`), runs plans as a whole on held-out samples, and narrows
+the path down by its noise until it has the fastest that will do. Where accuracy is cheap a plan has to use
+little of what the gate allows; from there on it has to pass. The same inputs give the same plan; only a
+budget of seconds that runs out can change it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ SHARE: Mapping[Prefer, float] = {"speed": 0.75, "balanced": 0.5, "accuracy": 0.2
 """Part of the gate's `max_drop` that the search may use up: other samples will judge the engine."""
 MOST_JUDGED = 8
 """Plans that are run as a whole."""
+WORTH = 0.01
+"""Part of the time that has to be there to be gained, for another plan to be run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +93,13 @@ Judge = Callable[[Plan], Verdict]
 
 
 def search(path: Path, judge: Judge, seconds: float | None = None) -> Found:
-    """The first plan on the path that passes; of none that does, the best that was run.
+    """The first plan on the path that will do; if none does, the best that was run.
 
     Args:
         seconds: after so many no further plan is judged.
     """
     walk = _Walk(path, judge, seconds)
-    position = walk.first_that_passes()
+    position = walk.first_that_will_do()
     if position is None:
         position = max(walk.judged, key=lambda p: _score(walk.judged[p]))
     passed = not walk.judged[position].failures
@@ -132,33 +134,43 @@ class _Walk:
     stopped: bool = False
     """Whether time ran out with plans left to run."""
 
-    def first_that_passes(self) -> int | None:
-        """The fastest plan if it is ample, else the first from the knee on, taking it that what is finer than
-        a plan that passes does too."""
-        if self._run(0).ample:
-            return 0
-        start, last = self.path.knee(), len(self.path.points) - 1
-        if self._passes(start):
-            return start
-        low, step, high = start, max((last - start) // 16, 1), None
-        while high is None and low < last and self._may_go_on():
-            position = min(low + step, last)
-            if self._passes(position):
+    def first_that_will_do(self) -> int | None:
+        """The fastest plan that will do, taking it that what is finer than one of these does too.
+
+        Of those where accuracy is cheap, an ample one will do; of the finer ones any that passes.
+        """
+        start, last = self.path.start(), len(self.path.points) - 1
+        knee = max(self.path.knee(), start)
+        low, high = start, last
+        for position in dict.fromkeys((start, knee)):
+            if self._will_do(position, knee):
                 high = position
-            else:
-                low, step = position, step * 4
-        while high is not None and high - low > 1 and self._may_go_on():
-            middle = (low + high) // 2
-            if self._passes(middle):
+                break
+            low = position
+        while (middle := self._between(low, high)) is not None:
+            if not self._may_run(1 if high in self.judged else 2):  # one is for the finest
+                break
+            if self._will_do(middle, knee):
                 high = middle
             else:
                 low = middle
-        return high
+        if high not in self.judged and self._may_run(1):
+            self._run(high)
+        return high if high in self.judged and not self.judged[high].failures else None
 
-    def _passes(self, position: int) -> bool:
-        if position in self.judged:
-            return not self.judged[position].failures
-        return not self._run(position).failures
+    def _between(self, low: int, high: int) -> int | None:
+        """Where half of the noise is left, a quarter while no plan is known that will do; None if nothing
+        between is worth a run."""
+        points = self.path.points
+        if high - low < 2 or points[high][0] - points[low][0] < WORTH * points[low][0]:
+            return None
+        left = 1 / 2 if high in self.judged else 1 / 4
+        noise = points[high][2] + left * (points[low][2] - points[high][2])
+        return min(range(low + 1, high), key=lambda p: (abs(points[p][2] - noise), p))
+
+    def _will_do(self, position: int, knee: int) -> bool:
+        verdict = self._run(position)
+        return verdict.ample or (position >= knee and not verdict.failures)
 
     def _run(self, position: int) -> Verdict:
         verdict = self.judge(self.path.planner.plan(self.path.choices(position)))
@@ -166,10 +178,11 @@ class _Walk:
         self.judged[position] = Judged(position, cost, noise, verdict.accuracy, verdict.failures)
         return verdict
 
-    def _may_go_on(self) -> bool:
+    def _may_run(self, plans: int) -> bool:
+        """Whether so many more plans may be run."""
         late = self.seconds is not None and time.perf_counter() - self.begun > self.seconds
         self.stopped = self.stopped or late
-        return len(self.judged) < MOST_JUDGED and not late
+        return len(self.judged) + plans <= MOST_JUDGED and not late
 
 
 def _score(judged: Judged) -> tuple[int, float, float]:

@@ -13,10 +13,10 @@ import graphs
 import numpy as np
 import onnx
 import pytest
+from clocks import int8_is_faster
 from onnx import helper, numpy_helper
 
 from edge import machine
-from edge.build import processor
 from edge.build.emulate import emulated
 from edge.cli import main
 from edge.manifest import Manifest, read_manifest
@@ -25,17 +25,12 @@ from edge.types import Array
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _quick() -> Iterator[None]:
-    """No sync, few timed runs, int8 taken however slow it is here, and GPU targets as bundles."""
+def _quick(no_sync: None) -> Iterator[None]:
+    """int8 wherever it passes, and GPU targets as bundles."""
     here = machine.detect()
     packages = {name: version for name, version in here.packages.items() if name != "tensorrt-rtx"}
     bare = machine.Machine(here.cpu, here.arch, here.cpu_features, here.cores, packages=packages)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        patch.setattr(processor, "ROUNDS", 1)
-        patch.setattr(processor, "RUNS", 1)
-        patch.setattr(processor, "WORTHWHILE", 1e6)
-        patch.setattr(processor, "HOPELESS", 1e6)
+    with pytest.MonkeyPatch.context() as patch, int8_is_faster():
         patch.setattr(machine, "detect", lambda: bare)
         yield
 

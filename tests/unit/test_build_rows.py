@@ -12,9 +12,10 @@ from typing import Any
 import graphs
 import onnx
 import pytest
+from clocks import int8_is_faster
 
 from edge import machine
-from edge.build import gpu, inputs, processor
+from edge.build import gpu, inputs
 from edge.build.tensorrt import Compiled, CompileRequest, Progress
 from edge.cli import main
 from edge.graph import sha256
@@ -28,12 +29,8 @@ Rows = list[dict[str, Any]]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _quick() -> Iterator[None]:
-    """No sync to a busy disk, and few timed runs: what is chosen does not matter here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        patch.setattr(processor, "ROUNDS", 1)
-        patch.setattr(processor, "RUNS", 1)
+def _quick(no_sync: None) -> Iterator[None]:
+    with int8_is_faster():
         yield
 
 
@@ -358,7 +355,6 @@ class TestGate:
 
     def test_the_other_targets_are_still_built(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
         without_compiler(monkeypatch)
-        monkeypatch.setattr(processor, "WORTHWHILE", 1e9)  # int8 counts as faster, whatever is measured
         assert shop.edge("--model", shop.config("min_sqnr_db = 60"), targets="cpu,orin") == 3
         states = {(r["target"], r["variant"]): r["state"] for r in shop.rows}
         assert states == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, cast
@@ -144,6 +145,17 @@ class TestKnee:
         assert made.knee() >= 1
         assert made.choices(made.knee())["branch"].precision == "bf16"
         assert path(loud, "orin", prefer="speed").knee() == 0
+
+    def test_accuracy_that_is_next_to_free_is_taken_before_that(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loud = {"int8": {**EVEN["int8"], "branch": 0.5}}  # 22 per cent of the noise for one of the time
+        made = path(loud, "orin")
+        assert made.start() == 0
+        monkeypatch.setattr("edge.precision.path.FREE", {"balanced": 20.0, "speed": math.inf})
+        assert made.start() == 1 <= made.knee()
+        assert made.choices(1)["branch"].precision == "bf16"
+        assert path(loud, "orin", prefer="speed").start() == 0
 
     def test_noise_below_the_carriers_is_worth_nothing(self) -> None:
         made = path(EVEN, "orin", carrier_noise=10.0)
