@@ -38,6 +38,8 @@ class Frame:
         read_seconds: how long the source took to read and decode it.
         meta: what the source knows (file name; DICOM UIDs, frame number, transforms applied).
         truth: the right answer where the source knows it (test patterns), in the task's own form.
+        flags: what is wrong with the picture: `frozen`, `black`, `overexposed`, `smeared`.
+        thumb: a small grey copy (`edge.stream.thumb`), where something is decided by it.
     """
 
     feed: str
@@ -49,6 +51,8 @@ class Frame:
     read_seconds: float = 0.0
     meta: Mapping[str, Any] = field(default_factory=dict)
     truth: Array | None = None
+    flags: tuple[str, ...] = ()
+    thumb: Array | None = None
 
 
 class Payload(Protocol):

@@ -6,6 +6,13 @@ A source module offers
 
 and, if paths without a scheme may be its own, `claims(path: Path) -> bool`. `contract/test_sources.py` runs
 over the table. A source is used by one thread; it may block.
+
+The module of a feed that may come and go (a camera, a stream of the network) also offers
+
+    describe(address: Address) -> Absent
+
+which checks the address without opening anything; its `open` may block until a timeout of its own, is called
+again after every loss, and raises `Refused` where trying again soon is of no use.
 """
 
 from __future__ import annotations
@@ -58,6 +65,27 @@ class Picture:
     truth: Array | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """What is known of a source that is not open.
+
+    Attributes:
+        label: a short name that a feed can be called by; without user name and password.
+        shown: the address as it may be shown: without a password.
+    """
+
+    label: str
+    shown: str
+
+
+class Refused(InputError):
+    """A camera answers, but not with pictures for us: wrong credentials, no video, a codec that is not there."""
+
+
+class Damaged(InputError):
+    """A frame arrived incomplete. It is not shown; the source goes on with the next whole one."""
+
+
 class Source(Protocol):
     """An opened source.
 
@@ -68,6 +96,9 @@ class Source(Protocol):
         fps: the source's own frame rate, None where it has none.
         truth_kind: the kind of task whose right answers `Picture.truth` holds; None where it holds none.
         problem: after the end, why there were fewer frames than promised; None where all is well.
+
+    A live source that is compressed may have two attributes more: `hurry`, which the reader sets while frames
+    come later and later, to have only key frames decoded; and `skipped`, how many frames were left out so.
     """
 
     label: str
@@ -81,6 +112,7 @@ class Source(Protocol):
         """The next picture, None at the end.
 
         Raises:
+            Damaged: this picture arrived incomplete.
             InputError: this picture cannot be read; the next call goes on with the one after it.
         """
         ...
