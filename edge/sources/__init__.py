@@ -79,7 +79,7 @@ class Absent:
 
 
 class Refused(InputError):
-    """A camera answers, but not with pictures for us: wrong credentials, no video, a codec that is not there."""
+    """It answers, but with no pictures for us: wrong credentials, no video, a codec that is not there."""
 
 
 class Damaged(InputError):
