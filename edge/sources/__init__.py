@@ -23,10 +23,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
-from urllib.parse import parse_qsl
 
 import numpy as np
 
+from edge.address import Address as Address
+from edge.address import split
 from edge.errors import InputError, UsageError, nearest
 from edge.types import Array, Image
 
@@ -122,42 +123,6 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A source's address, taken apart.
-
-    Attributes:
-        uri: as the user wrote it.
-        place: what stands between scheme and query.
-        query: the settings after `?`.
-    """
-
-    uri: str
-    place: str
-    query: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def path(self) -> Path:
-        return Path(self.place).expanduser()
-
-    def settings(self, known: Mapping[str, Any]) -> dict[str, Any]:
-        """`known` defaults with the query's values in their place, each in the type of its default.
-
-        Raises:
-            UsageError: a setting is unknown, or its value has another type.
-        """
-        values = dict(known)
-        for name, text in self.query.items():
-            if name not in known:
-                raise UsageError(f"{self.uri}: no setting '{name}'", "", nearest(name, known))
-            kind = type(known[name])
-            try:
-                values[name] = kind(text)
-            except (ValueError, ArithmeticError) as e:
-                raise UsageError(f"{self.uri}: {name}={text!r} is not a value of this setting", str(e)) from e
-        return values
-
-
 def open_source(uri: str, realtime: bool = False) -> Source:
     """The source at `uri`: `scheme:place?settings`, or a path, which may hold any character.
 
@@ -182,8 +147,7 @@ def locate(uri: str) -> tuple[str, Address]:
         scheme, rest = match[1].lower(), match[2]
         if scheme in PATH_KINDS and exists(Path(rest).expanduser()):
             return scheme, Address(uri, rest)
-        place, _, query = rest.partition("?")
-        return scheme, Address(uri, place, dict(parse_qsl(query, keep_blank_values=True)))
+        return scheme, split(uri, rest)
     if match and "/" not in match[1] and "." not in match[1]:
         hint = nearest(match[1].lower(), SOURCES)
         raise UsageError(f"no source '{uri}'", f"no file is called that, and no scheme '{match[1]}'", hint)

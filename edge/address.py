@@ -1,0 +1,61 @@
+"""Addresses of sources and sinks: `scheme:place?settings`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from edge.errors import UsageError, nearest
+
+_WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address, taken apart.
+
+    Attributes:
+        uri: as the user wrote it.
+        place: what stands between scheme and query.
+        query: the settings after `?`.
+    """
+
+    uri: str
+    place: str
+    query: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        return Path(self.place).expanduser()
+
+    def settings(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        """`known` defaults with the query's values in their place, each in the type of its default.
+
+        Raises:
+            UsageError: a setting is unknown, or its value has another type.
+        """
+        values = dict(known)
+        for name, text in self.query.items():
+            if name not in known:
+                raise UsageError(f"{self.uri}: no setting '{name}'", "", nearest(name, known))
+            kind = type(known[name])
+            try:
+                values[name] = _truth(text) if kind is bool else kind(text)
+            except (ValueError, ArithmeticError) as e:
+                raise UsageError(f"{self.uri}: {name}={text!r} is not a value of this setting", str(e)) from e
+        return values
+
+
+def split(uri: str, rest: str) -> Address:
+    """The address `uri` with what follows its scheme, `rest`, parted at the first `?`."""
+    place, _, query = rest.partition("?")
+    return Address(uri, place, dict(parse_qsl(query, keep_blank_values=True)))
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in _WORDS:
+        raise ValueError("it is 1 or 0")
+    return _WORDS[text.lower()]
