@@ -66,6 +66,10 @@ class Payload(Protocol):
         """The finding drawn over a copy of the image it was found in."""
         ...
 
+    def found(self) -> Mapping[str, float]:
+        """Classes found → best score of each; a class without a name goes by its number as text."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class EngineId:

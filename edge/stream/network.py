@@ -48,6 +48,9 @@ class Nothing:
     def to_json(self) -> dict[str, Any]:
         return {}
 
+    def found(self) -> dict[str, float]:
+        return {}
+
     def draw(self, image: Image) -> Image:
         copy: Image = image.copy()
         return copy

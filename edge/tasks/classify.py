@@ -61,6 +61,11 @@ class Classes:
             entry["name"] = name
         return {"classes": classes}
 
+    def found(self) -> dict[str, float]:
+        names = self.names or tuple(map(str, self.indices.tolist()))
+        worst_first = zip(reversed(names), reversed(self.scores.tolist()), strict=True)
+        return dict(worst_first)  # of two classes of one name the better stays
+
     def draw(self, image: Image) -> Image:
         """A panel of names with a bar as long as the probability, in the top left corner."""
         out = drawing.canvas(image)

@@ -80,6 +80,13 @@ class Detections:
             found.append(entry | {"class": int(index)} | self._name(int(index)))
         return {"detections": found}
 
+    def found(self) -> dict[str, float]:
+        best: dict[str, float] = {}
+        for index, score in zip(self.classes.tolist(), self.scores.tolist(), strict=True):
+            name = self._name(index).get("name", str(index))
+            best[name] = max(best.get(name, 0.0), score)
+        return best
+
     def draw(self, image: Image) -> Image:
         out = drawing.canvas(image)
         for box, index in zip(self.boxes.tolist(), self.classes.tolist(), strict=True):

@@ -54,6 +54,9 @@ class Picture:
         height, width = self.image.shape[:2]
         return {"image": {"width": width, "height": height}}
 
+    def found(self) -> dict[str, float]:
+        return {}
+
     def draw(self, image: Image) -> Image:
         """Before and after, side by side in one picture: its left half and the network's right half."""
         out = drawing.canvas(image)

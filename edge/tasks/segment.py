@@ -155,6 +155,11 @@ class Mask:
         label = {"label": self.label} if self.label else {}
         return {"mask": {**label, "share": round(self.share, 6), "boxes": found}}
 
+    def found(self) -> dict[str, float]:
+        """The mask's label (`mask` where it has none) with its highest probability; {} where it is empty."""
+        inside = self.heat[self.cells]
+        return {self.label or "mask": float(inside.max())} if inside.size else {}
+
     def draw(self, image: Image) -> Image:
         """A translucent tint over the mask, its regions outlined."""
         plain, color = drawing.canvas(image), drawing.PALETTE[1]

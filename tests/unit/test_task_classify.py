@@ -55,6 +55,13 @@ def test_the_result_names_the_classes():
     assert found.to_json() == {"classes": [{"class": 1, "score": 0.7, "name": "dog"}]}
 
 
+def test_what_was_found_is_told_by_name_or_else_by_number():
+    values = [0.1, 0.5, 0.25]
+    named = classes(values, scores="probabilities", labels=["cat", "crane", "crane"])
+    assert named.found() == pytest.approx({"crane": 0.5, "cat": 0.1})
+    assert classes(values, scores="probabilities", top_k=2).found() == {"1": 0.5, "2": 0.25}
+
+
 def test_the_trailing_ones_of_a_convolutional_head_are_dropped():
     output = np.float32([0.1, 0.7]).reshape(1, 2, 1, 1)
     found = task(scores="probabilities").postprocess({"out": output}, 0, PLACE)

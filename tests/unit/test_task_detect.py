@@ -218,9 +218,16 @@ def test_a_result_line_names_class_score_and_box():
     assert found.to_json() == {"detections": [entry]}
 
 
+def test_what_was_found_is_told_by_name_with_the_best_score_of_each_class():
+    raw = np.float32([[[10, 18, 20, 28, 0.9, 1], [30, 18, 40, 28, 0.8, 1], [0, 8, 5, 15, 0.5, 2]]])
+    found = task(decode="boxes", labels=["cat", "dog"]).postprocess({"out": raw}, 0, PLACE)
+    assert found.found() == pytest.approx({"dog": 0.9, "2": 0.5})
+
+
 def test_nothing_found_is_an_empty_list():
     found = task().postprocess({"out": np.zeros((1, 84, 7), np.float32)}, 0, PLACE)
     assert found.to_json() == {"detections": []}
+    assert found.found() == {}
     image = np.full((480, 640, 3), 9, np.uint8)
     assert np.array_equal(found.draw(image), image)
 

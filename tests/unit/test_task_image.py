@@ -88,6 +88,7 @@ def test_letterbox_padding_is_cut_off():
     )
     assert payload.image.shape == (16, 32, 3)
     assert payload.to_json() == {"image": {"width": 32, "height": 16}}
+    assert payload.found() == {}
 
 
 def test_before_and_after_share_the_picture():

@@ -35,6 +35,14 @@ def test_boxes_are_in_pixels_of_the_source_picture():
     }
 
 
+def test_what_was_found_is_told_by_the_masks_label():
+    heat = np.zeros((16, 16))
+    assert find(heat, place(64, 64), label="text").found() == {}
+    heat[2, 3:5] = (0.75, 0.5)
+    assert find(heat, place(64, 64), label="text").found() == {"text": 0.75}
+    assert find(heat, place(64, 64)).found() == {"mask": 0.75}
+
+
 def test_letterbox_padding_counts_for_nothing():
     """A heat map that is hot everywhere finds the whole picture and no more."""
     found = find(np.ones((16, 16)), place(32, 64))
