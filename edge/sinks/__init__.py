@@ -2,12 +2,16 @@
 
 A sink module offers
 
-    open(rest: str, feeds: Sequence[FeedInfo]) -> Sink
-    outputs(rest: str, feeds: Sequence[FeedInfo]) -> list[Path]
+    open(address: Address, feeds: Sequence[FeedInfo]) -> Sink
+    outputs(address: Address, feeds: Sequence[FeedInfo]) -> list[Path]
 
-with `rest` what follows the scheme; `outputs` names the files that `open` would replace, and touches none.
-`contract/test_sinks.py` runs over the table. A sink is used by one thread of its own and may be slow; the
-loop waits for it only when its queue is full.
+and, if results may be left out when it cannot keep up, `POLICY: Policy = "drop-oldest"`. `outputs` names the
+files that `open` would write, and touches none. `contract/test_sinks.py` runs over the table. A sink is used
+by one thread of its own and may be slow. It gets results of feeds that were added later, too.
+
+A sink that failed and was closed is opened again by its method `reopen()`, if it has one: it goes on beside
+or behind what is there already, and may fail again. One with an attribute `idle_s: float` is flushed at least
+that often.
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast, get_args
 
-from edge.errors import UsageError, nearest
+from edge.address import Address as Address
+from edge.address import split
+from edge.errors import RuntimeFault, UsageError, nearest
 from edge.types import Result
 
 SINKS = {
@@ -26,6 +32,13 @@ SINKS = {
     "video": "edge.sinks.video",
     "null": "edge.sinks.null",
 }
+
+Policy = Literal["block", "drop-oldest"]
+"""What happens when a sink cannot keep up: the loop waits, or the oldest result that waits is left out."""
+
+
+class Gone(RuntimeFault):
+    """Nobody reads what is written any more; opening the sink again is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +61,17 @@ class Sink(Protocol):
         """Take one result.
 
         Raises:
-            OSError, EdgeError: it cannot; the sink is closed and gets no more.
+            OSError, EdgeError: it cannot; the sink is closed, and opened again later.
+            Gone: nor will it ever.
         """
         ...
 
     def flush(self) -> None:
-        """Called when no result is waiting: what was written becomes visible to readers."""
+        """Called when no result is waiting: what was written becomes visible to readers.
+
+        Raises:
+            OSError, EdgeError: nothing that was written since the last call is there.
+        """
         ...
 
     def close(self) -> None:
@@ -65,29 +83,34 @@ class Sink(Protocol):
         ...
 
 
-def open_sink(uri: str, feeds: Sequence[FeedInfo]) -> Sink:
-    """The sink at `uri`, ready to write.
+def open_sink(uri: str, feeds: Sequence[FeedInfo], policy: Policy | None = None) -> Sink:
+    """The sink at `uri`, ready to write; its attribute `policy` says what happens when it cannot keep up.
+
+    Args:
+        policy: where the address has none; default: what its kind does.
 
     Raises:
-        UsageError: the scheme is unknown, or what follows it is wrong.
+        UsageError: the scheme or a setting is unknown, or what follows the scheme is wrong.
         InputError: it cannot be opened for writing.
     """
-    module, rest = _locate(uri)
-    return cast(Sink, module.open(rest, feeds))
+    module, address, own = _locate(uri)
+    sink = module.open(address, feeds)
+    sink.policy = own or policy or getattr(module, "POLICY", "block")
+    return cast(Sink, sink)
 
 
 def outputs(uri: str, feeds: Sequence[FeedInfo]) -> list[Path]:
-    """The files that opening the sink at `uri` would replace.
+    """The files that opening the sink at `uri` would write.
 
     Raises:
-        UsageError: the scheme is unknown, or what follows it is wrong.
+        UsageError: as `open_sink`.
     """
-    module, rest = _locate(uri)
-    return cast(list[Path], module.outputs(rest, feeds))
+    module, address, _ = _locate(uri)
+    return cast(list[Path], module.outputs(address, feeds))
 
 
-def _locate(uri: str) -> tuple[Any, str]:
-    """The module of a sink's kind, and what follows the scheme."""
+def _locate(uri: str) -> tuple[Any, Address, Policy | None]:
+    """The module of a sink's kind, the address without the setting that all kinds have, and that."""
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in SINKS:
         raise UsageError(
@@ -95,4 +118,14 @@ def _locate(uri: str) -> tuple[Any, str]:
             "a sink is written as scheme:place" if not colon else f"there is no scheme '{scheme}'",
             nearest(scheme, SINKS) + ", e.g. jsonl:results.jsonl",
         )
-    return importlib.import_module(SINKS[scheme]), rest
+    address = split(uri, rest)
+    if "?" in rest and Path(rest).exists():
+        raise UsageError(
+            f"{uri}: a file is called so", "what follows a '?' are settings", "give a path without '?'"
+        )
+    query = dict(address.query)
+    policy = query.pop("policy", None)
+    if policy is not None and policy not in get_args(Policy):
+        raise UsageError(f"{uri}: no policy '{policy}'", "", nearest(policy, get_args(Policy)))
+    module = importlib.import_module(SINKS[scheme])
+    return module, Address(uri, address.place, query), cast("Policy | None", policy)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge.errors import UsageError
-from edge.sinks import FeedInfo
+from edge.sinks import Address, FeedInfo
 from edge.types import Result
 
 
@@ -21,11 +21,12 @@ class NullSink:
         pass
 
 
-def open(rest: str, feeds: Sequence[FeedInfo]) -> NullSink:
-    if rest:
-        raise UsageError(f"null:{rest}", "this sink has no place", "write null:")
+def open(address: Address, feeds: Sequence[FeedInfo]) -> NullSink:
+    if address.place:
+        raise UsageError(address.uri, "this sink has no place", "write null:")
+    address.settings({})
     return NullSink()
 
 
-def outputs(rest: str, feeds: Sequence[FeedInfo]) -> list[Path]:
+def outputs(address: Address, feeds: Sequence[FeedInfo]) -> list[Path]:
     return []

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.errors import InputError, RuntimeFault, UsageError
-from edge.sinks import FeedInfo
-from edge.types import Image, Result
+from edge.errors import RuntimeFault, UsageError
+from edge.sinks import Address, FeedInfo
+from edge.sinks.files import check_writable, free
+from edge.sinks.segments import Segments
+from edge.types import Frame, Image, Result
 
 CODECS = {".mp4": ("mp4v", "avc1"), ".avi": ("MJPG",), ".mkv": ("mp4v", "MJPG")}
 """Codecs by file suffix, tried in this order: OpenCV's wheels have no H.264 encoder."""
@@ -22,61 +26,92 @@ LONGEST_PAUSE = 10.0
 """Seconds without a result that a video shows as they were."""
 
 
-def open(rest: str, feeds: Sequence[FeedInfo]) -> VideoSink:
-    """`out.mp4`; with several feeds `out-<feed>.mp4` for each.
+QUALITY = 80
+"""Of the JPEG pictures in segments."""
+
+
+def open(address: Address, feeds: Sequence[FeedInfo]) -> VideoSink:
+    """`out.mp4`; with several feeds `out-<feed>.mp4` for each. With `segment_s` a row of files for each.
 
     Raises:
-        UsageError: no path is given, or no codec is known for its suffix.
+        UsageError: no path is given, no codec is known for its suffix, or a setting is wrong.
         InputError: the file cannot be written.
     """
-    path = _path(rest)
-    _check_writable(path)
-    files = outputs(rest, feeds)
-    return VideoSink({feed.name: Recording(file, feed.fps) for feed, file in zip(feeds, files, strict=True)})
+    settings = _settings(address)
+    check_writable(address.path)
+    names = dict(zip((feed.name for feed in feeds), outputs(address, feeds), strict=True))
+    return VideoSink(address.path, {feed.name: feed.fps for feed in feeds}, names, settings)
 
 
-def outputs(rest: str, feeds: Sequence[FeedInfo]) -> list[Path]:
-    """One file for each feed, in their order.
+def outputs(address: Address, feeds: Sequence[FeedInfo]) -> list[Path]:
+    """One file for each feed, in their order; segments have the time in their names as well.
 
     Raises:
         UsageError: as `open`.
     """
-    path = _path(rest)
+    _settings(address)
     if len(feeds) == 1:
-        return [path]
-    return [path.with_stem(f"{path.stem}-{feed.name}") for feed in feeds]
+        return [address.path]
+    return [_path_of(address.path, feed.name) for feed in feeds]
 
 
-def _path(rest: str) -> Path:
-    if not rest:
+def _path_of(path: Path, feed: str) -> Path:
+    return path.with_stem(f"{path.stem}-{feed}")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What may follow the path."""
+
+    segment_s: float = 0.0
+    keep: int = 0
+    quality: int = QUALITY
+
+
+def _settings(address: Address) -> Settings:
+    if not address.place:
         raise UsageError("video: without a path", "", "video:annotated.mp4")
-    path = Path(rest)
-    if path.suffix.lower() not in CODECS:
+    suffix = address.path.suffix.lower()
+    if suffix not in CODECS:
         known = ", ".join(CODECS)
-        raise UsageError(f"video:{rest}", f"no codec for '{path.suffix}'", f"end the name in one of {known}")
-    return path
-
-
-def _check_writable(path: Path) -> None:
-    """Fail before the run, not at its first result; OpenCV would only say no."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f".{path.name}.probe")
-        probe.touch()
-        probe.unlink()
-    except OSError as e:
-        raise InputError(f"cannot write {path}", e.strerror or str(e), "check the path and its rights") from e
+        raise UsageError(address.uri, f"no codec for '{suffix}'", f"end the name in one of {known}")
+    settings = Settings(**address.settings(asdict(Settings())))
+    wrong = {
+        "segment_s": not 0 <= settings.segment_s < math.inf,
+        "keep": settings.keep < 0,
+        "quality": not 1 <= settings.quality <= 100,
+    }
+    for name in (name for name, is_wrong in wrong.items() if is_wrong):
+        raise UsageError(f"{address.uri}: {name}={address.query[name]} is out of range")
+    if settings.segment_s and suffix != ".mkv":
+        raise UsageError(address.uri, "segments are written as .mkv", "end the name in .mkv")
+    if not settings.segment_s and {"keep", "quality"} & set(address.query):
+        raise UsageError(address.uri, "keep and quality are settings of segments", "add segment_s=60")
+    return settings
 
 
 class VideoSink:
-    """Recordings by feed name."""
+    """A recording for each feed, begun at its first picture; feeds that come later get one too.
 
-    def __init__(self, recordings: dict[str, Recording]) -> None:
-        self.recordings = recordings
+    Args:
+        rates: frames a second of the feeds that are known.
+        files: their files. What is made later, after a fault or for a new feed, never replaces anything.
+    """
+
+    def __init__(
+        self, path: Path, rates: Mapping[str, float | None], files: Mapping[str, Path], settings: Settings
+    ) -> None:
+        self.path, self.settings = path, settings
+        self._rates, self._files = dict(rates), dict(files)
+        self._fresh = set(files)
+        self._recordings: dict[str, Recording | Segments] = {}
 
     def write(self, result: Result) -> None:
         frame = result.frame
-        self.recordings[frame.feed].add(result.payload.draw(_color(frame.image)), frame.pts)
+        recording = self._recordings.get(frame.feed)
+        if recording is None:
+            recording = self._recordings[frame.feed] = self._recording(frame.feed)
+        recording.add(result.payload.draw(_color(frame.image)), frame)
 
     def flush(self) -> None:
         pass
@@ -85,16 +120,32 @@ class VideoSink:
         """Finish all files.
 
         Raises:
-            RuntimeFault: one is not complete; the others are finished all the same.
+            OSError, RuntimeFault: one is not complete; the others are finished all the same.
         """
-        faults = []
-        for recording in self.recordings.values():
+        faults: list[OSError | RuntimeFault] = []
+        recordings, self._recordings = self._recordings, {}
+        for recording in recordings.values():
             try:
                 recording.close()
-            except RuntimeFault as e:
+            except (OSError, RuntimeFault) as e:
                 faults.append(e)
         if faults:
             raise faults[0]
+
+    def reopen(self) -> None:
+        check_writable(self.path)
+
+    def _recording(self, feed: str) -> Recording | Segments:
+        path = self._files.get(feed) or _path_of(self.path, feed)
+        fps = self._rates.get(feed) or FALLBACK_FPS
+        settings = self.settings
+        if settings.segment_s:
+            return Segments(path, fps, settings.segment_s, settings.keep, settings.quality)
+        if feed in self._fresh:
+            self._fresh.remove(feed)
+        else:
+            path = free(path)
+        return Recording(path, fps)
 
 
 class Recording:
@@ -104,16 +155,17 @@ class Recording:
     dropped or last differently long.
     """
 
-    def __init__(self, path: Path, fps: float | None) -> None:
-        self.path, self.fps = path, fps or FALLBACK_FPS
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.fps = path, fps
         self.frames = 0
         self._start: float | None = None
         self._last: Image | None = None
         self._writer: Any = None
         self._size = (0, 0)
 
-    def add(self, image: Image, pts: float | None) -> None:
-        """Append a picture that is shown at `pts` seconds; without one, right after the one before."""
+    def add(self, image: Image, frame: Frame) -> None:
+        """Append a picture that is shown at its frame's `pts`; without one, right after the one before."""
+        pts = frame.pts
         if self._writer is None:
             self._open(image)
         if pts is not None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from edge.errors import InputError, RuntimeFault
@@ -187,7 +187,7 @@ def _fan_out(outlets: Sequence[Outlet]) -> Callable[[Result], None]:
 
 
 def _sink_summary(uri: str, counts: OutletCounts) -> dict[str, Any]:
-    return {"sink": uri, "written": counts.written, "lost": counts.lost, "error": counts.error}
+    return {"sink": uri, **asdict(counts)}
 
 
 def peak_rss_bytes() -> int:
