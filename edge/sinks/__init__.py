@@ -30,6 +30,7 @@ from edge.types import Result
 SINKS = {
     "jsonl": "edge.sinks.jsonl",
     "video": "edge.sinks.video",
+    "display": "edge.sinks.display",
     "null": "edge.sinks.null",
 }
 

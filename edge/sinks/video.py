@@ -11,6 +11,7 @@ from typing import Any
 
 from edge.errors import RuntimeFault, UsageError
 from edge.sinks import Address, FeedInfo
+from edge.sinks.drawing import fit, in_color
 from edge.sinks.files import check_writable, free
 from edge.sinks.segments import Segments
 from edge.types import Frame, Image, Result
@@ -111,7 +112,7 @@ class VideoSink:
         recording = self._recordings.get(frame.feed)
         if recording is None:
             recording = self._recordings[frame.feed] = self._recording(frame.feed)
-        recording.add(result.payload.draw(_color(frame.image)), frame)
+        recording.add(result.payload.draw(in_color(frame.image)), frame)
 
     def flush(self) -> None:
         pass
@@ -171,7 +172,7 @@ class Recording:
         if pts is not None:
             self._start = pts if self._start is None else self._start
             self._fill(round((pts - self._start) * self.fps))
-        self._last = _fit(image, self._size)
+        self._last = fit(image, self._size)
         self._write(self._last)
 
     def _fill(self, frames: int) -> None:
@@ -216,26 +217,3 @@ class Recording:
                 return
         self._writer = None
         raise RuntimeFault(f"cannot write {self.path}", "OpenCV opens none of its encoders")
-
-
-def _color(image: Image) -> Image:
-    import cv2
-    import numpy as np
-
-    return image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
-
-
-def _fit(image: Image, size: tuple[int, int]) -> Image:
-    """The whole picture at `size` (width, height), on black where the proportions differ."""
-    import cv2
-    import numpy as np
-
-    width, height = size
-    if (image.shape[1] - width, image.shape[0] - height) in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        return np.ascontiguousarray(image[:height, :width])
-    scale = min(width / image.shape[1], height / image.shape[0])
-    w, h = max(1, int(image.shape[1] * scale)), max(1, int(image.shape[0] * scale))
-    canvas = np.zeros((height, width, 3), np.uint8)
-    left, top = (width - w) // 2, (height - h) // 2
-    canvas[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
-    return canvas
