@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,9 @@ from urllib.parse import parse_qsl
 
 from edge.errors import UsageError, nearest
 
+_PASSWORD = re.compile(r"(\w[\w+.-]*://[^\s/?#@:]*:)(?:[^\s/?#]*|(?!\d*(?:[/?#\s]|$))\S*)@")
+"""In an authority; or, where it has characters that should have been percent-encoded, up to the last @."""
+_SECRET = re.compile(r"([\w-]*(?:pass|pwd?\b|token|secret|key|auth|sign)[\w-]*=)[^&/;?#\s]+", re.IGNORECASE)
 _WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -59,3 +63,12 @@ def _truth(text: str) -> bool:
     if text.lower() not in _WORDS:
         raise ValueError("it is 1 or 0")
     return _WORDS[text.lower()]
+
+
+def without_password(text: str) -> str:
+    """A text with URLs in it as it may be shown; rather too much is hidden than a password shown.
+
+    >>> without_password("rtsp://guard:s3cret@10.0.0.7/live?token=abc&channel=2")
+    'rtsp://guard:***@10.0.0.7/live?token=***&channel=2'
+    """
+    return _SECRET.sub(r"\1***", _PASSWORD.sub(r"\1***@", text)) if "://" in text else text

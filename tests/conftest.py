@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rtsp
+from rtsp import RtspServer
 
 from edge.store import Store
 
@@ -22,3 +24,13 @@ def no_sync() -> Iterator[None]:
 def store(tmp_path: Path) -> Store:
     """An empty engine store."""
     return Store(tmp_path / "engines")
+
+
+@pytest.fixture(scope="session")
+def rtsp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtspServer]:
+    """One server with a mount of every kind; a test that kills or freezes it starts one of its own."""
+    if why := rtsp.missing():
+        pytest.skip(why)
+    folder = tmp_path_factory.mktemp("rtsp")
+    with RtspServer(folder, rtsp.every_kind(folder)) as server:
+        yield server

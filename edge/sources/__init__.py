@@ -27,7 +27,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from edge.address import Address as Address
-from edge.address import split
+from edge.address import split, without_password
 from edge.errors import InputError, UsageError, nearest
 from edge.types import Array, Image
 
@@ -37,6 +37,11 @@ SOURCES = {
     "video": "edge.sources.video",
     "test": "edge.sources.pattern",
     "camera": "edge.sources.camera",
+    "rtsp": "edge.sources.network",
+    "rtsps": "edge.sources.network",
+    "http": "edge.sources.network",
+    "https": "edge.sources.network",
+    "udp": "edge.sources.network",
 }
 
 PATH_KINDS = ("dicom", "images", "video")
@@ -148,10 +153,11 @@ def locate(uri: str) -> tuple[str, Address]:
         if scheme in PATH_KINDS and exists(Path(rest).expanduser()):
             return scheme, Address(uri, rest)
         return scheme, split(uri, rest)
+    shown = without_password(uri)
     if match and "/" not in match[1] and "." not in match[1]:
         hint = nearest(match[1].lower(), SOURCES)
-        raise UsageError(f"no source '{uri}'", f"no file is called that, and no scheme '{match[1]}'", hint)
-    raise InputError(f"cannot read {uri}", "there is no such file or folder", "check the path")
+        raise UsageError(f"no source '{shown}'", f"no file is called that, and no scheme '{match[1]}'", hint)
+    raise InputError(f"cannot read {shown}", "there is no such file or folder", "check the path")
 
 
 def exists(path: Path) -> bool:

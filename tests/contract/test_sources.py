@@ -9,11 +9,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from mjpeg import mjpeg_server
 
 from edge.errors import InputError, UsageError
 from edge.sources import SOURCES, Source, camera, open_source
 
 FRAMES = 6
+
+STREAMS = ["rtsp", "rtsps", "https", "udp"]
+"""Without an end, or a server of their own here: `http` stands for them, being the same class.
+`unit/test_source_network.py` has the rest."""
+ENDING = [kind for kind in SOURCES if kind not in STREAMS]
 
 
 class FakeCamera:
@@ -85,7 +91,22 @@ def write_dicom(path: Path) -> Path:
     return path
 
 
-def address(kind: str, tmp_path: Path) -> str:
+def jpegs() -> list[bytes]:
+    images = (np.full((48, 64, 3), 20 * number, np.uint8) for number in range(FRAMES))
+    return [cv2.imencode(".jpg", image)[1].tobytes() for image in images]
+
+
+@pytest.fixture(scope="module")
+def mjpeg() -> Iterator[str]:
+    """A server that sends FRAMES pictures to everybody who asks."""
+    with mjpeg_server(jpegs()) as url:
+        yield url
+
+
+def address(kind: str, tmp_path: Path, mjpeg: str) -> str:
+    if kind == "http":
+        pytest.importorskip("av")
+        return mjpeg
     if kind == "test":
         return f"test:text?size=64x48&frames={FRAMES}&fps=25"
     if kind == "camera":
@@ -94,9 +115,9 @@ def address(kind: str, tmp_path: Path) -> str:
     return str(write(tmp_path / {"video": "v.mp4", "images": "pictures", "dicom": "cine.dcm"}[kind]))
 
 
-@pytest.fixture(params=list(SOURCES))
-def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
-    source = open_source(address(request.param, tmp_path))
+@pytest.fixture(params=ENDING)
+def source(request: pytest.FixtureRequest, tmp_path: Path, mjpeg: str) -> Iterator[Source]:
+    source = open_source(address(request.param, tmp_path, mjpeg))
     yield source
     source.close()
 
@@ -152,16 +173,16 @@ def test_what_the_source_knows_can_be_written_as_json_and_names_no_patient(sourc
     assert "S-4711" not in text
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SOURCES if kind != "camera"])
-def test_a_source_can_be_opened_again_and_gives_the_same(kind: str, tmp_path: Path) -> None:
-    uri = address(kind, tmp_path)
+@pytest.mark.parametrize("kind", [kind for kind in ENDING if kind != "camera"])
+def test_a_source_can_be_opened_again_and_gives_the_same(kind: str, tmp_path: Path, mjpeg: str) -> None:
+    uri = address(kind, tmp_path, mjpeg)
     first, second = (drain(open_source(uri)) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one.image, other.image)
         assert (one.pts, one.meta) == (other.pts, other.meta)
 
 
-@pytest.mark.parametrize("kind", list(SOURCES))
+@pytest.mark.parametrize("kind", [kind for kind in ENDING if kind != "http"])
 def test_an_unknown_setting_is_refused(kind: str) -> None:
     place = {"test": "text", "camera": "0"}.get(kind, "nowhere")
     with pytest.raises(UsageError, match="no setting 'colour'"):
@@ -179,7 +200,7 @@ def test_a_missing_path_is_an_input_error(kind: str, tmp_path: Path) -> None:
 def test_any_path_that_exists_is_a_path(
     kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Path(address(kind, tmp_path))
+    made = Path(address(kind, tmp_path, ""))
     named = tmp_path / (name + made.suffix)
     made.rename(named)
     monkeypatch.chdir(tmp_path)

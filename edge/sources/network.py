@@ -1,0 +1,314 @@
+"""`rtsp://`, `rtsps://`, `http://`, `https://`, `udp://`: streams of the network, by PyAV (FFmpeg).
+
+FFmpeg gives timestamps, damage and reasons, which OpenCV hides. A read that gets nothing comes back after
+`read_timeout`, with the interpreter free meanwhile, so that a thread is enough for a feed. Over RTSP, H.264
+and H.265 come one frame late: only the next picture's start shows FFmpeg that one is complete.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from edge.errors import EdgeError, InputError, UsageError, missing_package, nearest
+from edge.sources import Absent, Address, Allocate, Damaged, Picture, Refused, numpy_memory
+from edge.sources.lookup import look_up
+from edge.sources.url import Url, parse
+
+SETTINGS: Mapping[str, Any] = {
+    "transport": "tcp",
+    "decoder": "",
+    "threads": 1,
+    "open_timeout": 5.0,
+    "read_timeout": 5.0,
+}
+"""Ours in the query; the rest of it is the stream's own.
+
+transport: how RTSP brings its packets, `tcp`, `udp`, `udp_multicast` or `http`.
+decoder: a hardware decoder that FFmpeg knows, e.g. `cuda` or `vaapi`; without it the processor decodes.
+threads: that decode; each beyond the first costs a frame of latency.
+open_timeout, read_timeout: seconds.
+"""
+
+TRANSPORTS = ("tcp", "udp", "udp_multicast", "http")
+UNTIMED = ("mpjpeg", "mjpeg", "image2pipe")
+"""Formats without timestamps: FFmpeg would count frames at 25 a second."""
+
+KEY_PATIENCE = 10.0
+"""Seconds to wait for a key frame; a stream that refreshes its picture bit by bit has none."""
+
+HURRY_GAP = 2.0
+"""Key frames further apart than this, in seconds, are too few to live on."""
+
+
+def open(address: Address, realtime: bool) -> NetworkSource:
+    """Connect, and find the video stream.
+
+    Raises:
+        UsageError: the address or a setting of ours is wrong.
+        MissingPackage: PyAV is not installed.
+        Refused: it answers, but there is no video for us.
+        InputError: nothing answers, or with something else.
+    """
+    return NetworkSource(_checked(address))
+
+
+def describe(address: Address) -> Absent:
+    """What is known of a stream before it is opened.
+
+    Raises:
+        UsageError: the address or a setting of ours is wrong.
+    """
+    return _checked(address).absent
+
+
+def _checked(address: Address) -> Url:
+    url = parse(address, SETTINGS)
+    transport, shown = url.settings["transport"], url.absent.shown
+    if transport not in TRANSPORTS:
+        raise UsageError(f"{shown}: no transport '{transport}'", "", nearest(transport, TRANSPORTS))
+    for name in ("open_timeout", "read_timeout", "threads"):
+        if not 0 < url.settings[name] <= 3600:
+            raise UsageError(f"{shown}: {name}={url.settings[name]} is not above 0")
+    return url
+
+
+class NetworkSource:
+    """One connection. One thread reads; any may close it, and a read that waits ends by its timeout."""
+
+    live = True
+    truth_kind: str | None = None
+
+    def __init__(self, url: Url) -> None:
+        av = _pyav()
+        self._errors = av.error
+        self._shown, self.label = url.absent.shown, url.absent.label
+        self._read_timeout = url.settings["read_timeout"]
+        self.problem: str | None = None
+        self.allocate: Allocate = numpy_memory
+        self.hurry, self.skipped = False, 0
+        self._closed, self._busy = False, threading.Lock()
+        self._container = _connect(av, url)
+        try:
+            stream = self._video_stream()
+        except EdgeError:
+            self._container.close()
+            raise
+        context = stream.codec_context
+        context.thread_count = url.settings["threads"]
+        context.thread_type = "FRAME" if url.settings["threads"] > 1 else "SLICE"
+        context.options = {"err_detect": "explode"}
+        self._context = context
+        self._timed = self._container.format.name not in UNTIMED
+        rate = float(stream.average_rate or context.framerate or 0) if self._timed else 0.0
+        self.fps: float | None = rate if 0 < rate <= 240 else None
+        self.paced = bool(self._container.duration)  # a file on a server comes as fast as the network allows
+        self._packets: Iterator[Any] = self._container.demux(stream)
+        self._frames: deque[Any] = deque()
+        self._keys = _KeyFrames()
+
+    def read(self) -> Picture | None:
+        with self._busy:
+            picture = None if self._closed else self._next()
+            if self._closed:
+                self._container.close()
+            return picture
+
+    def close(self) -> None:
+        self._closed = True
+        if self._busy.acquire(blocking=False):  # else the read under way closes it
+            try:
+                self._container.close()
+            finally:
+                self._busy.release()
+
+    def _next(self) -> Picture | None:
+        while not self._frames:
+            packet = self._packet()
+            if packet is None:
+                return None
+            self._decode(packet)
+        frame = self._frames.popleft()
+        if frame.is_corrupt:
+            raise self._damage("parts of this picture are missing")
+        return self._picture(frame)
+
+    def _packet(self) -> Any:
+        """The next packet, None at the end of the stream."""
+        if self.problem:
+            return None
+        start = time.monotonic()
+        try:
+            packet = next(self._packets, None)
+        except self._errors.ExitError:
+            packet = None
+        except (OSError, self._errors.FFmpegError) as e:
+            self.problem = f"the connection was lost: {_reason(e)}"
+            return None
+        if (
+            time.monotonic() - start >= self._read_timeout
+        ):  # FFmpeg may give what it still has, and wait again
+            self.problem = f"nothing came for {self._read_timeout:g} s"
+        elif packet is None and not self.paced:
+            self.problem = "the stream ended"
+        return packet
+
+    def _decode(self, packet: Any) -> None:
+        """Decode a packet, unless a key frame has to come first.
+
+        Raises:
+            Damaged: it cannot be decoded, or needs a picture that could not.
+        """
+        keys, now = self._keys, time.monotonic()
+        if packet.size and packet.is_keyframe:
+            keys.seen(now)
+            if keys.broken:
+                self._context.flush_buffers()
+            keys.broken = ""
+        elif packet.size and self.hurry and keys.gap <= HURRY_GAP:
+            keys.broken, keys.since = keys.broken or "skipped", now
+            self.skipped += 1
+            return
+        elif keys.waiting(now):
+            if keys.broken == "damaged":
+                raise Damaged(f"{self.label}: a picture is left out", "it builds on one that arrived damaged")
+            self.skipped += 1
+            return
+        if packet.is_corrupt:
+            raise self._damage("FFmpeg marks it as corrupt")
+        try:
+            self._frames.extend(packet.decode())
+        except self._errors.EOFError:
+            return
+        except (OSError, ValueError, self._errors.FFmpegError) as e:
+            raise self._damage(_reason(e)) from None
+
+    def _damage(self, why: str) -> Damaged:
+        """From here on nothing can be believed until the next key frame."""
+        self._keys.broken, self._keys.since = "damaged", time.monotonic()
+        self._frames.clear()
+        return Damaged(f"{self.label}: a picture arrived damaged", why)
+
+    def _picture(self, frame: Any) -> Picture:
+        plane = frame.reformat(format="bgr24").planes[0]
+        image = self.allocate((frame.height, frame.width, 3))
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        image.reshape(frame.height, -1)[...] = rows[: frame.height, : frame.width * 3]
+        pts = frame.time if self._timed else None
+        return Picture(image, None if pts is None else float(pts))
+
+    def _video_stream(self) -> Any:
+        """The first video stream that there is a decoder for."""
+        streams = self._container.streams
+        if streams.video and streams.video[0].codec_context is not None:
+            return streams.video[0]
+        kinds = {stream.type for stream in streams}
+        known = not streams.video and kinds <= {"audio", "subtitle"}
+        raise Refused(
+            f"cannot read {self._shown}",
+            "it has no video" if known else "FFmpeg has no decoder for its video",
+            "give the address of a video stream" if known else "have the camera send H.264, H.265 or MJPEG",
+        )
+
+
+class _KeyFrames:
+    """Whether a key frame has to be waited for.
+
+    Attributes:
+        gap: seconds between the last two.
+        broken: why what follows cannot be decoded, `damaged` or `skipped`; "" where it can.
+        since: when that began.
+    """
+
+    def __init__(self) -> None:
+        self.gap = float("inf")
+        self.broken = ""
+        self.since = 0.0
+        self._last: float | None = None
+
+    def seen(self, now: float) -> None:
+        self.gap = now - self._last if self._last is not None else self.gap
+        self._last = now
+
+    def waiting(self, now: float) -> bool:
+        if self.broken and now > self.since + KEY_PATIENCE:
+            self.broken = ""
+        return bool(self.broken)
+
+
+def _pyav() -> Any:
+    try:
+        import av
+        import av.error
+    except ImportError:
+        raise missing_package("av", "feeds", "a stream of the network") from None
+    return av
+
+
+def _connect(av: Any, url: Url) -> Any:
+    settings = url.settings
+    look_up(url.host, settings["open_timeout"], url.absent.shown)
+    timeout = (settings["open_timeout"], settings["read_timeout"])
+    hwaccel = _hwaccel(settings["decoder"], url.absent.shown)
+    for options in _options(url):
+        start = time.monotonic()
+        try:
+            return av.open(url.full, options=options, timeout=timeout, hwaccel=hwaccel)
+        except (OSError, ValueError, av.error.FFmpegError) as e:
+            error = _refusal(av.error, e, url, time.monotonic() - start)
+            again = isinstance(e, av.error.HTTPOtherClientError)
+        if not again:
+            break
+    raise error  # here, where FFmpeg's own error, with the password in it, is not its context
+
+
+def _options(url: Url) -> list[dict[str, str]]:
+    """What to ask FFmpeg for, and what next where the server has nothing to play then."""
+    if url.scheme not in ("rtsp", "rtsps"):
+        return [{"analyzeduration": "1000000", "overrun_nonfatal": "1"}]
+    # Pictures tell their own size: nothing has to be looked at beforehand.
+    options = {"analyzeduration": "0", "probesize": "32", "max_delay": "100000"}
+    options["rtsp_transport"] = url.settings["transport"]
+    return [options | {"allowed_media_types": "video+data"}, options]
+
+
+def _hwaccel(name: str, shown: str) -> Any:
+    if not name:
+        return None
+    from av.codec.hwaccel import HWAccel, hwdevices_available
+
+    known = hwdevices_available()
+    if name not in known:
+        raise UsageError(
+            f"{shown}: no decoder '{name}'", "this FFmpeg does not have it", nearest(name, known)
+        )
+    return HWAccel(device_type=name, allow_software_fallback=False)
+
+
+def _refusal(errors: Any, error: Exception, url: Url, seconds: float) -> InputError:
+    """What an attempt that failed after so many seconds means."""
+    what, decoder = f"cannot open {url.absent.shown}", url.settings["decoder"]
+    if isinstance(error, errors.HTTPUnauthorizedError | errors.HTTPForbiddenError):
+        why = "user name and password are wrong" if url.has_user else "it asks for user name and password"
+        fix = f"write {url.scheme}://USER:PASSWORD@host/…, special characters percent-encoded"
+        return Refused(what, why, fix)
+    if isinstance(error, errors.HTTPNotFoundError):
+        return InputError(what, "there is no such stream (404)", "check the path")
+    if isinstance(error, errors.LookupError):  # a protocol, format or decoder
+        return Refused(what, _reason(error), "see what this FFmpeg has: edge doctor")
+    if seconds >= url.settings["open_timeout"]:
+        why = f"it did not answer within {url.settings['open_timeout']:g} s"
+        return InputError(what, why, "check host, port and network")
+    if decoder and not isinstance(error, errors.HTTPError | ConnectionError):
+        return Refused(what, f"decoder '{decoder}': {_reason(error)}", "leave out decoder=")
+    return InputError(what, _reason(error), "check host, port and path")
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's words, without the address that it appends."""
+    return str(getattr(error, "strerror", None) or type(error).__name__)
