@@ -79,9 +79,15 @@ class Appended:
 
 
 def stamped(path: Path, moment: float) -> Path:
-    """A free name beside `path` that tells the moment, UNIX seconds: `out-20250131T235959.125Z.jsonl`."""
+    """A free name beside `path` that tells the moment, UNIX seconds: `out-20250131T235959.125Z.jsonl`.
+
+    What was named in the same millisecond before sorts before it, too.
+    """
     utc = datetime.fromtimestamp(moment, timezone.utc)
-    return free(path.with_stem(f"{path.stem}-{utc:%Y%m%dT%H%M%S}.{utc.microsecond // 1000:03}Z"))
+    named = path.with_stem(f"{path.stem}-{utc:%Y%m%dT%H%M%S}.{utc.microsecond // 1000:03}Z")
+    time, first = _age(named)
+    number = max((n for t, n in map(_age, _stamped_beside(path)) if t == time), default=first - 1) + 1
+    return free(named if number == first else named.with_stem(f"{named.stem}-{number}"))
 
 
 def free(path: Path) -> Path:
