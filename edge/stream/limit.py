@@ -59,12 +59,13 @@ class RateLimit:
 def crop(image: Image, roi: Rectangle) -> Image:
     """The part of a picture that `roi` names, at least one pixel, as a view."""
     height, width = image.shape[:2]
-    left, right = _span(roi[0], roi[2], width)
-    top, bottom = _span(roi[1], roi[3], height)
+    left, right = span(roi[0], roi[2], width)
+    top, bottom = span(roi[1], roi[3], height)
     part: Image = image[top:bottom, left:right]
     return part
 
 
-def _span(start: float, length: float, size: int) -> tuple[int, int]:
+def span(start: float, length: float, size: int) -> tuple[int, int]:
+    """From a start and a length as parts of `size` pixels: first and behind the last, at least one."""
     first = min(round(start * size), size - 1)
     return first, min(max(round((start + length) * size), first + 1), size)
