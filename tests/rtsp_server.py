@@ -180,7 +180,7 @@ class Factory(GstRtspServer.RTSPMediaFactory):
         super().__init__()
         self.mount = mount
         self.set_launch(mount.launch)
-        self.set_shared(True)
+        self.set_shared(mount.codec != "audio")
         self.set_latency(0)
         self.set_eos_shutdown(False)
         if mount.codec != "audio":

@@ -37,6 +37,8 @@ SOURCES = {
     "video": "edge.sources.video",
     "test": "edge.sources.pattern",
     "camera": "edge.sources.camera",
+    "csi": "edge.sources.gstreamer",
+    "gst": "edge.sources.gstreamer",
     "rtsp": "edge.sources.network",
     "rtsps": "edge.sources.network",
     "http": "edge.sources.network",

@@ -12,22 +12,23 @@ import pytest
 from mjpeg import mjpeg_server
 
 from edge.errors import InputError, UsageError
-from edge.sources import SOURCES, Source, camera, open_source
+from edge.sources import SOURCES, Source, camera, gstreamer, open_source
 
 FRAMES = 6
 
 STREAMS = ["rtsp", "rtsps", "https", "udp"]
 """Without an end, or a server of their own here: `http` stands for them, being the same class.
 `unit/test_source_network.py` has the rest."""
+DEVICES = {"camera": "camera:0", "csi": "csi:0", "gst": "gst:videotestsrc"}
 ENDING = [kind for kind in SOURCES if kind not in STREAMS]
 
 
 class FakeCamera:
     """Stands for the device: FRAMES pictures after the one that proves it works, then silence."""
 
-    def __init__(self, number: int = 0) -> None:
-        self.left = FRAMES + 1 if number == 0 else 0
-        self.opened = number < 2
+    def __init__(self, place: int | str = 0) -> None:
+        self.left = 0 if place == 1 else FRAMES + 1
+        self.opened = place in (0, 1) or "appsink" in str(place)
         self.set_values: dict[int, float] = {}
 
     def isOpened(self) -> bool:
@@ -51,6 +52,8 @@ class FakeCamera:
 @pytest.fixture(autouse=True)
 def no_real_camera(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(camera, "open_capture", FakeCamera)
+    monkeypatch.setattr(gstreamer, "open_capture", FakeCamera)
+    monkeypatch.setattr(gstreamer, "has_gstreamer", lambda: True)
 
 
 def write_video(path: Path, frames: int = FRAMES) -> Path:
@@ -109,8 +112,8 @@ def address(kind: str, tmp_path: Path, mjpeg: str) -> str:
         return mjpeg
     if kind == "test":
         return f"test:text?size=64x48&frames={FRAMES}&fps=25"
-    if kind == "camera":
-        return "camera:0"
+    if kind in DEVICES:
+        return DEVICES[kind]
     write = {"video": write_video, "images": write_images, "dicom": write_dicom}[kind]
     return str(write(tmp_path / {"video": "v.mp4", "images": "pictures", "dicom": "cine.dcm"}[kind]))
 
@@ -173,7 +176,7 @@ def test_what_the_source_knows_can_be_written_as_json_and_names_no_patient(sourc
     assert "S-4711" not in text
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ENDING if kind != "camera"])
+@pytest.mark.parametrize("kind", [kind for kind in ENDING if kind not in DEVICES])
 def test_a_source_can_be_opened_again_and_gives_the_same(kind: str, tmp_path: Path, mjpeg: str) -> None:
     uri = address(kind, tmp_path, mjpeg)
     first, second = (drain(open_source(uri)) for _ in range(2))
@@ -182,9 +185,9 @@ def test_a_source_can_be_opened_again_and_gives_the_same(kind: str, tmp_path: Pa
         assert (one.pts, one.meta) == (other.pts, other.meta)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ENDING if kind != "http"])
+@pytest.mark.parametrize("kind", [kind for kind in ENDING if kind not in ("http", "gst")])
 def test_an_unknown_setting_is_refused(kind: str) -> None:
-    place = {"test": "text", "camera": "0"}.get(kind, "nowhere")
+    place = {"test": "text", "camera": "0", "csi": "0"}.get(kind, "nowhere")
     with pytest.raises(UsageError, match="no setting 'colour'"):
         open_source(f"{kind}:{place}?colour=red")
 

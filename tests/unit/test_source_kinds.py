@@ -289,11 +289,11 @@ def test_an_absurd_rate_is_no_clock(timing: dict[str, Any], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("uri", ["camera:", "camera:front", "camera:-1"])
-def test_a_camera_has_a_number(uri: str) -> None:
-    with pytest.raises(UsageError, match="numbers"):
+def test_a_camera_is_a_number_or_a_device(uri: str) -> None:
+    with pytest.raises(UsageError, match="a number or a device"):
         open_source(uri)
 
 
 def test_a_camera_that_is_not_there_says_so() -> None:
-    with pytest.raises(InputError, match="cannot open camera 97"):
+    with pytest.raises(InputError, match="cannot open camera:97"):
         open_source("camera:97")
