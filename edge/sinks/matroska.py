@@ -60,6 +60,10 @@ class Matroska:
         self._file.write(_element("1f43b675", cluster))
         self.frames += 1
 
+    def in_place(self) -> bool:
+        """Whether it is still there."""
+        return self._file.in_place()
+
     def close(self, seconds: float) -> None:
         """Note how long it is; a second call does nothing."""
         if not self._file.closed:

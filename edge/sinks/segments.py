@@ -16,8 +16,8 @@ LONGEST_PAUSE = 10.0
 class Segments:
     """Videos named by the time of their first picture: `out-20250131T235959.125Z.mkv`.
 
-    A new one begins when `segment_s` seconds are full, when the size of the pictures changes, and when the
-    feed's clock jumps.
+    A new one begins when `segment_s` seconds are full, when the size of the pictures changes, when the feed's
+    clock jumps, and when somebody deletes the one that is written.
 
     Args:
         fps: the pace of a feed that has no clock.
@@ -42,7 +42,7 @@ class Segments:
         size = (image.shape[1], image.shape[0])
         try:
             video = self._video
-            if video is None or size != self._size or not self._goes_on(now):
+            if video is None or size != self._size or not self._goes_on(now) or not video.in_place():
                 video = self._begin(size, now, frame.captured_at)
             video.add(_jpeg(image, self.quality), now - self._start)
         except OSError as e:
@@ -59,7 +59,8 @@ class Segments:
             video.close(self._duration) if video.frames else video.discard()
 
     def _goes_on(self, now: float) -> bool:
-        return 0 <= now - self._last <= LONGEST_PAUSE and now - self._start < self.segment_s
+        full = round(now - self._start, 3) >= self.segment_s
+        return 0 <= now - self._last <= LONGEST_PAUSE and not full
 
     def _begin(self, size: tuple[int, int], now: float, date: float) -> Matroska:
         self.close()

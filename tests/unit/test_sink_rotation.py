@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from disks import full_disk
 
 from edge.errors import InputError, RuntimeFault, UsageError
 from edge.sinks import Gone, Sink, open_sink
@@ -46,17 +44,6 @@ def aside(folder: Path) -> list[Path]:
         (path for path in folder.iterdir() if STAMPED.fullmatch(path.name)),
         key=lambda p: p.stat().st_mtime_ns,
     )
-
-
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file may outgrow `size` bytes: the system cuts what is written there."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
