@@ -68,6 +68,7 @@ PACKAGES = (
     Package("pydicom", ("pydicom",), "dicom", "read DICOM files"),
     Package("pylibjpeg", ("pylibjpeg",), "dicom", "decode JPEG, JPEG 2000 and RLE in DICOM"),
     Package("pyjpegls", ("pyjpegls",), "dicom", "decode JPEG-LS in DICOM"),
+    Package("av", ("av",), "feeds", "read streams of the network"),
     Package("matplotlib", ("matplotlib",), "report", "draw the summary figure"),
     Package("pycocotools", ("pycocotools",), "eval", "measure a detector's average precision"),
 )

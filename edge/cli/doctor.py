@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.machine import INT8_DOT, PACKAGES, Machine, Package, detect
+from edge.sources.support import Support, support
 from edge.targets import TARGETS, Target, for_gpu, format_capability, load_targets, local
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     machine = detect()
     outlooks = [outlook(target, machine, targets) for target in targets.values()]
     if args.json:
-        print(json.dumps(_document(machine, outlooks), indent=2))
+        print(json.dumps(_document(machine, outlooks, support()), indent=2))
     else:
-        _print(machine, outlooks, targets)
+        _print(machine, outlooks, targets, support())
     return 0
 
 
@@ -104,7 +105,7 @@ def _how(target: Target, machine: Machine) -> str:
     return "the device itself"
 
 
-def _document(machine: Machine, outlooks: list[Outlook]) -> dict[str, Any]:
+def _document(machine: Machine, outlooks: list[Outlook], feeds: Support) -> dict[str, Any]:
     """The same facts for machines."""
     gpus = [
         asdict(gpu) | {"compute_capability": format_capability(gpu.compute_capability)}
@@ -137,12 +138,13 @@ def _document(machine: Machine, outlooks: list[Outlook]) -> dict[str, Any]:
             }
             for o in outlooks
         ],
+        "feeds": asdict(feeds),
         "packages": {p.name: machine.packages.get(p.name) for p in PACKAGES},
         "install": _commands(machine),
     }
 
 
-def _print(machine: Machine, outlooks: list[Outlook], targets: Mapping[str, Target]) -> None:
+def _print(machine: Machine, outlooks: list[Outlook], targets: Mapping[str, Target], feeds: Support) -> None:
     from rich.console import Console
     from rich.markup import escape
 
@@ -152,6 +154,8 @@ def _print(machine: Machine, outlooks: list[Outlook], targets: Mapping[str, Targ
     _section(console, "Engines")
     console.print(_target_table(outlooks))
     console.print(f"\n{_LEGEND}", style="dim")
+    _section(console, "Live feeds")
+    console.print(_feed_table(feeds))
     _section(console, "Optional packages")
     console.print(_package_table(machine))
     for command in _commands(machine):
@@ -229,6 +233,20 @@ def _target_table(outlooks: list[Outlook]) -> Table:
         )
         if o.compiled_by and o.note:
             table.add_row("", "", "", f"[yellow]{o.note}[/]", "", "")
+    return table
+
+
+def _feed_table(feeds: Support) -> Table:
+    table = _table("", "")
+    table.columns[0].style = "dim"
+    table.add_row("camera:", ", ".join(feeds.cameras) or "no /dev/video* here")
+    built = "OpenCV was built with GStreamer"
+    table.add_row(
+        "gst: csi:", built if feeds.gstreamer else f"[dim]no: {built.replace('with', 'without')}[/]"
+    )
+    decoders = f"; hardware decoders to try: {', '.join(feeds.decoders)}" if feeds.decoders else ""
+    ffmpeg = f"FFmpeg {feeds.ffmpeg}{decoders}" if feeds.ffmpeg else "[yellow]needs the package av[/]"
+    table.add_row("rtsp: http: udp:", ffmpeg)
     return table
 
 
