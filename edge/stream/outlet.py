@@ -178,8 +178,8 @@ class Outlet:
 
     def _settle(self) -> None:
         """What was taken has left the sink's buffers."""
-        self._written = self._taken - self._spoilt
-        if self._failures:
+        before, self._written = self._written, self._taken - self._spoilt
+        if self._failures and self._written > before:
             log.warning("%s: writes again, %d results were lost", self.uri, self.counts().lost)
             self._failures = 0
 

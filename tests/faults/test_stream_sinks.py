@@ -34,27 +34,26 @@ def test_a_disk_that_is_full_for_a_while_costs_what_came_meanwhile(
 
     def reopening(file: LinesFile) -> None:
         reopen(file)
-        if free.is_set():
-            opened.set()
+        opened.set()
 
     def flushing(file: LinesFile) -> None:
         try:
             flush(file)
         except OSError:
+            opened.clear()
             failed.set()
             raise
 
     monkeypatch.setattr(LinesFile, "reopen", reopening)
     monkeypatch.setattr(LinesFile, "flush", flushing)
-    free, limit = threading.Event(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def trouble(result: Any) -> None:
-        """The disk is full from frame 50 until it is seen, and full again to nobody."""
+        """The disk is full from frame 50 until that was noticed."""
         if result.frame.seq == 50:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
         if result.frame.seq == 150:
             assert failed.wait(30)
-            free.set()
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
             assert opened.wait(30)
 

@@ -194,7 +194,7 @@ def test_opening_alone_does_not_count_as_working(sink: Moody, quick: None) -> No
         outlet.put(result(attempt))
         until(lambda failures=attempt: outlet._failures == failures and not outlet._closed)
         assert outlet.failing
-    outlet.close()
+    assert outlet.close().failing
 
 
 def test_a_reader_that_is_gone_is_not_waited_for(sink: Moody, quick: None) -> None:
