@@ -33,6 +33,7 @@ from edge.precision.ranges import Range
 from edge.precision.rewrite import rewrite
 from edge.precision.search import SHARE, Found, Verdict, search
 from edge.precision.sensitivity import Probe, Sensitivity
+from edge.precision.trend import Trend
 from edge.targets import Activation, Target
 from edge.tasks import Sample
 from edge.types import Array
@@ -134,12 +135,14 @@ class Chooser:
         path = Path(planner, found, costs, carrier.divergence or 0.0, self.policy.prefer)
         share = SHARE[self.policy.prefer]
         gate, ample = (_stricter(self.gate, part, carrier) for part in (share, AMPLE * share))
+        trend = Trend(carrier)
 
         def judge(plan: Plan) -> Verdict:
             with opened(self.written(plan)) as run:
                 accuracy = measure(run, self.search, "while searching", self._saying(f"search {label}"))
-            enough = ample.max_drop is not None and not failures(accuracy, ample)
-            return Verdict(accuracy, tuple(failures(accuracy, gate)), enough)
+            steady = trend.steadied(accuracy)
+            enough = ample.max_drop is not None and not failures(steady, ample)
+            return Verdict(accuracy, tuple(failures(steady, gate)), enough)
 
         result = search(path, judge, self.seconds)
         late = [kind for kind, measured in found.items() if not measured.complete]
