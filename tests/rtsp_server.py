@@ -117,6 +117,7 @@ class Player(threading.Thread):
         self.element = element  # keeps the pipeline's parts alive
         self.random = random.Random(1)
         self.encoded_count = self.packet_count = 0
+        self.passing = False
         element.get_by_name("encoded").connect("new-sample", self.on_encoded)
         payloader = element.get_by_name("pay0").get_static_pad("src")
         payloader.add_probe(Gst.PadProbeType.BUFFER | Gst.PadProbeType.BUFFER_LIST, self.on_packet)
@@ -168,9 +169,30 @@ class Player(threading.Thread):
 
     def on_packet(self, pad: Gst.Pad, info: Gst.PadProbeInfo) -> Gst.PadProbeReturn:
         """RTP packets on their way to the clients: one, or all of a picture."""
+        if self.passing:
+            return Gst.PadProbeReturn.OK
         self.packet_count += 1
-        lost = self.mount.knobs.drop and self.packet_count % self.mount.knobs.drop == 0
-        return Gst.PadProbeReturn.DROP if lost else Gst.PadProbeReturn.OK
+        knobs, packets = self.mount.knobs, info.get_buffer_list()
+        if knobs.drop and self.packet_count % knobs.drop == 0:
+            return Gst.PadProbeReturn.DROP
+        if not knobs.back:
+            return Gst.PadProbeReturn.OK
+        self.passing = True  # what is pushed here comes by again
+        count = packets.length() if packets else 1
+        for packet in [packets.get(i) for i in range(count)] if packets else [info.get_buffer()]:
+            pad.push(set_back(packet, knobs.back))
+        self.passing = False
+        return Gst.PadProbeReturn.DROP
+
+
+def set_back(packet: Gst.Buffer, seconds: float) -> Gst.Buffer:
+    """An RTP packet with an earlier timestamp (RFC 3550, section 5.1)."""
+    data = bytearray(packet.extract_dup(0, packet.get_size()))
+    stamp = int.from_bytes(data[4:8], "big") - round(seconds * 90000)
+    data[4:8] = (stamp % 2**32).to_bytes(4, "big")
+    earlier = Gst.Buffer.new_wrapped(bytes(data))
+    earlier.pts, earlier.dts = packet.pts, packet.dts
+    return earlier
 
 
 class Factory(GstRtspServer.RTSPMediaFactory):

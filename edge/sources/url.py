@@ -50,13 +50,14 @@ def parse(address: Address, known: Mapping[str, Any]) -> Url:
         scheme, host, port = split.scheme.lower(), split.hostname or "", split.port
     except ValueError:
         scheme, host, port = "", "", None
-    if not place.isprintable() or " " in place or not (host or (scheme == "udp" and port)):
+    clean = place.isprintable() and " " not in place
+    if not clean or not (host or (scheme == "udp" and port)):
         raise UsageError(
-            f"{shown} is not an address of the network",
+            f"{shown if clean else place.partition(':')[0] + '://…'} is not an address of the network",
             "",
             "e.g. rtsp://USER:PASSWORD@10.0.0.7/live, special characters percent-encoded: @ is %40, / is %2F",
         )
-    path = without_password(split.path).partition("=***")[0]
+    path = urlsplit(without_password(place)).path.partition("=***")[0]
     label = "-".join([host or "udp", *([str(port)] if scheme == "udp" else []), *path.strip("/").split("/")])
     full = place + ("?" + "&".join(theirs) if theirs else "")
     return Url(scheme, host, full, Absent(label.rstrip("-"), shown), split.username is not None, settings)
