@@ -151,6 +151,9 @@ class Finding:
     def to_json(self) -> dict[str, Any]:
         return {"word": self.word}
 
+    def found(self) -> dict[str, float]:
+        return {}
+
     def draw(self, image: Image) -> Image:
         return np.array(image)
 
