@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as opened, ExitStack() as unread, _signals(stop):
         feeds = _open_feeds(args, unread)
         _check_outputs(args, feeds)
-        network = _open_network(args, any(feed.source.live for feed in feeds))
+        network = _open_network(args, any(feed.live for feed in feeds))
         opened.callback(network.close)
         network.warm_up()
         if network.engine.takes_pictures:
@@ -147,7 +147,7 @@ def _open_feeds(args: argparse.Namespace, opened: ExitStack) -> list[Feed]:
 def _infos(feeds: list[Feed]) -> list[FeedInfo]:
     from edge.sinks import FeedInfo
 
-    return [FeedInfo(feed.name, feed.source.fps) for feed in feeds]
+    return [FeedInfo(feed.name, feed.fps) for feed in feeds]
 
 
 def _check_outputs(args: argparse.Namespace, feeds: list[Feed]) -> None:

@@ -1,7 +1,7 @@
 """Which frame is processed next, which is dropped, and where every frame went.
 
 A feed that is live keeps one frame waiting: the newest. A feed that is not live keeps a few, and its reader
-waits when they are not taken. Feeds take turns.
+waits when they are not taken. Of the feeds that have a frame, the one that was served longest ago is next.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ class Lane:
         self.account = account or Account()
         self.waiting: deque[Frame] = deque()
         self.finished = False
+        self.served = 0
+        """When a frame was last taken from it, counted in frames taken."""
 
     def is_stale(self, frame: Frame) -> bool:
         if self.max_age is None or not self.live:
@@ -101,12 +103,18 @@ class Lane:
 
 
 class Admission:
-    """Between the readers, one thread each, and the loop that processes frames."""
+    """Between the readers, one thread each, and the loop that processes frames.
 
-    def __init__(self, lanes: Sequence[Lane], stop: threading.Event | None = None) -> None:
+    Args:
+        open_end: lanes may be added, so that all of them having ended is no end.
+    """
+
+    def __init__(
+        self, lanes: Sequence[Lane], stop: threading.Event | None = None, open_end: bool = False
+    ) -> None:
         self.lanes = list(lanes)
-        self.stop = stop or threading.Event()
-        self._turn = 0
+        self.stop, self.open_end = stop or threading.Event(), open_end
+        self._taken_frames = 0
         self._closed = False
         lock = threading.Lock()  # held for a few list operations, never while a frame is read or processed
         self._arrived = threading.Condition(lock)
@@ -117,13 +125,13 @@ class Admission:
         lane.account.read()
         with self._arrived:
             if not lane.live:
-                while len(lane.waiting) >= PREFETCH and not self._shutting_down():
+                while len(lane.waiting) >= PREFETCH and not (lane.finished or self._shutting_down()):
                     self._taken.wait(_POLL)
             elif lane.waiting:
                 lane.waiting.popleft()
                 lane.account.drop("superseded")
-            if self._shutting_down():
-                lane.account.drop("shutdown")
+            if self._shutting_down() or lane.finished:
+                lane.account.drop("removed" if lane.finished else "shutdown")
                 return
             lane.waiting.append(frame)
             self._arrived.notify()
@@ -133,6 +141,28 @@ class Admission:
         with self._arrived:
             lane.finished = True
             self._arrived.notify()
+
+    def add(self, lane: Lane) -> None:
+        """One lane more."""
+        with self._arrived:
+            lane.served = self._taken_frames
+            self.lanes.append(lane)
+
+    def remove(self, lane: Lane) -> None:
+        """A lane less; what waits in it is dropped as `removed`."""
+        with self._arrived:
+            lane.finished = True
+            while lane.waiting:
+                lane.waiting.popleft()
+                lane.account.drop("removed")
+            self.lanes = [other for other in self.lanes if other is not lane]
+            self._arrived.notify()
+            self._taken.notify_all()
+
+    @property
+    def waiting(self) -> int:
+        """Frames that wait, for a look at the load."""
+        return sum(len(lane.waiting) for lane in self.lanes)
 
     def take(self, wait: bool = True, until: float = math.inf) -> tuple[Lane, Frame] | None:
         """The next frame, feeds taking turns.
@@ -152,7 +182,7 @@ class Admission:
                 if (chosen := self._next()) is not None:
                     return chosen
                 left = until - time.perf_counter() if wait else 0.0
-                if left <= 0 or all(lane.finished for lane in self.lanes):
+                if left <= 0 or self._ended():
                     return None
                 self._arrived.wait(min(left, _POLL))
 
@@ -172,20 +202,21 @@ class Admission:
             self._close()
 
     def _next(self) -> tuple[Lane, Frame] | None:
-        lanes = self.lanes
-        for step in range(len(lanes)):
-            index = (self._turn + step) % len(lanes)
-            lane = lanes[index]
-            while lane.waiting:
-                frame = lane.waiting.popleft()
-                if lane.is_stale(frame):
-                    lane.account.drop("stale")
-                    continue
-                if not lane.live:
-                    self._taken.notify_all()
-                self._turn = (index + 1) % len(lanes)
-                return lane, frame
+        while full := [lane for lane in self.lanes if lane.waiting]:
+            lane = full[0] if len(full) == 1 else min(full, key=_served)
+            frame = lane.waiting.popleft()
+            if lane.is_stale(frame):
+                lane.account.drop("stale")
+                continue
+            if not lane.live:
+                self._taken.notify_all()
+            self._taken_frames += 1
+            lane.served = self._taken_frames
+            return lane, frame
         return None
+
+    def _ended(self) -> bool:
+        return not self.open_end and all(lane.finished for lane in self.lanes)
 
     def _shutting_down(self) -> bool:
         return self._closed or self.stop.is_set()
@@ -197,3 +228,7 @@ class Admission:
                 lane.waiting.popleft()
                 lane.account.drop("shutdown")
         self._taken.notify_all()
+
+
+def _served(lane: Lane) -> int:
+    return lane.served

@@ -84,6 +84,12 @@ class FeedSettings(Section):
     alarm: AlarmConfig | None = Field(None, description="the alarm; default: none")
 
     @model_validator(mode="after")
+    def _motion_is_measured(self) -> FeedSettings:
+        if self.motion is None and self.alarm is not None and self.alarm.motion is not None:
+            raise ValueError("alarm.motion needs the table `motion`, which says what motion is")
+        return self
+
+    @model_validator(mode="after")
     def _rectangles_lie_inside(self) -> FeedSettings:
         regions = self.motion.regions if self.motion else ()
         for left, top, width, height in (*regions, *((self.roi,) if self.roi else ())):

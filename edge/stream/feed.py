@@ -1,145 +1,102 @@
-"""One feed: a source, the thread that reads it, and what is known about its frames."""
+"""One feed: where its frames come from, and what is known about them."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
+from collections.abc import Callable
 
-from edge.backends import Lender
-from edge.errors import InputError
-from edge.sources import Picture, Source
-from edge.stream.admission import Account, Admission, Lane
-from edge.stream.faults import Faults, describe
-from edge.stream.metrics import StageTimes
-from edge.types import Frame
+from edge.errors import UsageError
+from edge.sources import Source
+from edge.stream.admission import Account, Lane
+from edge.stream.alarm import Alarm
+from edge.stream.config import FeedSettings
+from edge.stream.health import Health
+from edge.stream.life import Lag, Life
+from edge.stream.limit import RateLimit
+from edge.stream.metrics import Histogram, StageTimes
+from edge.stream.motion import MotionGate
+from edge.types import Payload
 
-LOST_AFTER = 100
-"""Reads that fail in a row before a source is given up."""
+Opener = Callable[[], Source]
 
 
 class Feed:
     """A source under a name that is unique in the run.
 
+    Args:
+        uri: its address, as it may be shown.
+        source: opened; None for a feed that comes and goes.
+        max_age: seconds; older frames of a live feed are dropped.
+        settings: of the feed; `max_age` goes before theirs.
+        opener: makes a new source whenever the feed has to be looked for.
+
     Attributes:
-        ended: how it ended: `end`, `limit` (--frames), `shutdown`, `truncated`, `lost` (a camera),
-            `fault`; None while it runs.
+        ended: how it ended: `end`, `limit` (--frames), `shutdown`, `removed`, `truncated`, `lost` (a camera
+            that nobody looks for again), `failed`, `fault`; None while it runs.
         reader_count: frames as the reader counted them, apart from the account, to prove it at the end.
+        last, found_in: the newest finding, and the number of its frame.
+        looked_at: the number of the newest frame that was to be run; None where it failed.
     """
 
-    def __init__(self, name: str, uri: str, source: Source, max_age: float | None = None) -> None:
-        self.name, self.uri, self.source = name, uri, source
+    def __init__(
+        self,
+        name: str,
+        uri: str,
+        source: Source | None,
+        max_age: float | None = None,
+        settings: FeedSettings | None = None,
+        opener: Opener | None = None,
+    ) -> None:
+        if (source is None) is (opener is None):
+            raise UsageError(f"feed {name}", "it needs a source or an opener, not both")
+        self.name, self.uri, self.source, self.opener = name, uri, source, opener
+        self.settings = settings = settings or FeedSettings()
+        if max_age is None and settings.max_age_ms is not None:
+            max_age = settings.max_age_ms / 1e3
+        self.live = source.live if source else True
+        self.fps = source.fps if source else None
+        self.truth_kind = source.truth_kind if source else None
         self.account = Account()
-        self.lane = Lane(source.live, max_age, self.account)
+        self.lane = Lane(self.live, max_age, self.account)
         self.times = StageTimes()
+        self.lateness = Histogram()
         self.flags: Counter[str] = Counter()
+        self.life = Life()
+        self.lag = Lag()
+        self.health = Health(settings.health) if self.live else None
+        self.limit = RateLimit(settings.fps, settings.stride) if settings.fps or settings.stride > 1 else None
+        self.gate = MotionGate(settings.motion) if settings.motion else None
+        self.alarm = Alarm(settings.alarm) if settings.alarm else None
+        self.lock = threading.Lock()
+        """Held while a frame is handed in, so that a reader that was given up hands in no more."""
+        self.removed = threading.Event()
         self.reader_count = 0
         self.ended: str | None = None
         self.error: str | None = None
         self.first_captured: float | None = None
+        self.last_arrived: float | None = None
         self.last_delivered: float | None = None
+        self.last: Payload | None = None
+        self.found_in: int | None = None
+        self.looked_at: int | None = None
+        self.given_up = 0
+        """Reads that never came back; their threads were left behind."""
 
+    @property
+    def wants_thumbs(self) -> bool:
+        """Whether anything is decided by a small copy of the picture."""
+        return self.health is not None or self.gate is not None
 
-class Reader(threading.Thread):
-    """Reads one feed until it ends, is stopped, or has given `limit` frames."""
+    def discard(self, cause: str, frames: int = 1) -> None:
+        """Frames that were read and go no further."""
+        for _ in range(frames):
+            self.reader_count += 1
+            self.account.read()
+            self.account.drop(cause)
 
-    def __init__(
-        self,
-        feed: Feed,
-        admission: Admission,
-        stop: threading.Event,
-        faults: Faults,
-        limit: int | None = None,
-    ) -> None:
-        super().__init__(name=f"reader-{feed.name}", daemon=True)
-        self._lender: Lender | None = None
-        self.feed, self.admission, self.stop, self.faults = feed, admission, stop, faults
-        self.limit = limit
-        self._start: float | None = None
-
-    def lend(self, lender: Lender | None) -> None:
-        """From now on frames are to be in this memory: decoded there, or copied by this thread."""
-        if lender is not None and hasattr(self.feed.source, "allocate"):
-            self.feed.source.allocate = lender
-        else:
-            self._lender = lender
-
-    def run(self) -> None:
-        feed = self.feed
-        try:
-            feed.ended = self._read_all()
-        except Exception as e:  # whatever it is, it ends this feed and no other
-            feed.ended, feed.error = "fault", describe(e)
-            self.faults.report(feed.name, "reading", e)
-        finally:
-            self.admission.finish(feed.lane)
-
-    def _read_all(self) -> str:
-        feed, failures = self.feed, 0
-        while not self.stop.is_set():
-            if self.limit is not None and feed.reader_count >= self.limit:
-                return "limit"
-            start = time.perf_counter()
-            try:
-                picture = feed.source.read()
-            except OSError as e:  # InputError among them: this frame is lost, the next may be readable
-                failures += 1
-                self._lost(e)
-                if failures >= LOST_AFTER:
-                    raise
-                continue
-            if picture is None:
-                return self._ended(feed.source.problem)
-            failures = 0
-            self._hand_in(picture, start)
-        return "shutdown"
-
-    def _ended(self, problem: str | None) -> str:
-        """A file that is shorter than it says is what it is; a camera that goes away is a fault."""
-        feed = self.feed
-        feed.error = problem
-        if problem and feed.source.live:
-            self.faults.report(feed.name, "reading", InputError(problem))
-            return "lost"
-        return "truncated" if problem else "end"
-
-    def _lost(self, error: OSError) -> None:
-        feed = self.feed
-        feed.reader_count += 1
-        feed.account.read()
-        feed.account.fail("capture")
-        self.faults.report(feed.name, "reading a frame", error)
-
-    def _hand_in(self, picture: Picture, start: float) -> None:
-        feed = self.feed
-        captured = time.perf_counter()
-        read_seconds = captured - start
-        if feed.source.paced:
-            captured = self._wait_until_due(picture.pts)
-        frame = Frame(
-            feed.name,
-            feed.reader_count,
-            picture.image if self._lender is None else self._lender.copy(picture.image),
-            picture.pts,
-            captured,
-            time.time(),
-            read_seconds,
-            picture.meta,
-            picture.truth,
-        )
-        if feed.first_captured is None:
-            feed.first_captured = captured
-        feed.reader_count += 1
-        self.admission.offer(feed.lane, frame)
-
-    def _wait_until_due(self, pts: float | None) -> float:
-        """Let the feed's own clock pass; the frame exists from the moment it returns."""
-        now = time.perf_counter()
-        if pts is None:
-            return now
-        if self._start is None:
-            self._start = now - pts
-        due = self._start + pts
-        if due > now:
-            self.stop.wait(due - now)
-        return time.perf_counter()
+    def lose(self) -> None:
+        """A frame that could not be read."""
+        self.reader_count += 1
+        self.account.read()
+        self.account.fail("capture")

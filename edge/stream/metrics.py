@@ -58,6 +58,11 @@ class Histogram:
     def mean(self) -> float:
         return self.total / self.count if self.count else 0.0
 
+    def spread_ms(self) -> dict[str, float]:
+        """Percentiles and maximum, in milliseconds."""
+        values = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+        return {**{name: _ms(self.percentile(q)) for name, q in values.items()}, "max": _ms(self.maximum)}
+
 
 class StageTimes:
     """One histogram per stage of a feed's results."""
@@ -72,10 +77,7 @@ class StageTimes:
 
     def latency_ms(self) -> dict[str, float]:
         """Percentiles of the total, in milliseconds."""
-        total = self.histograms["total"]
-        values = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-        latency = {name: _ms(total.percentile(q)) for name, q in values.items()}
-        return {**latency, "max": _ms(total.maximum)}
+        return self.histograms["total"].spread_ms()
 
     def means_ms(self) -> dict[str, float]:
         """Mean of every stage, in milliseconds."""

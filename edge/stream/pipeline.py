@@ -6,6 +6,7 @@ decides the order between slots: first in, first out, so the results of a feed l
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.backends import Slot, Span
 from edge.errors import DeviceLost
-from edge.stream.admission import Admission
+from edge.stream.admission import Admission, Lane
+from edge.stream.batching import BatchSize
 from edge.stream.faults import Faults
 from edge.stream.feed import Feed
 from edge.stream.metrics import DeviceTimes
+from edge.stream.motion import MotionGate
 from edge.stream.network import Network, has_nan
 from edge.types import Array, Frame, Result
 
@@ -46,12 +49,15 @@ class Rider(NamedTuple):
 class Flight(NamedTuple):
     """A batch in a slot, on its way."""
 
-    slot: Slot
+    slot: Slot | None
+    """None for a frame that is not run: it waits for the results before it."""
     riders: list[Rider]
     started: float
     """When the loop took the batch up, `time.perf_counter()` seconds."""
     prepared: float
     """When its slot was filled."""
+    like: int | None = None
+    """For a frame that is not run, the number of the one whose finding it gets."""
 
 
 class Pipeline:
@@ -60,6 +66,7 @@ class Pipeline:
     Args:
         feeds: by name; frames carry the name of theirs.
         deliver: takes each result; may block, which slows the loop and with it readers that never drop.
+        latency: seconds from frame to result that batches are kept small for.
 
     Attributes:
         rebuilds: how often the engine was loaded again.
@@ -73,6 +80,7 @@ class Pipeline:
         feeds: Mapping[str, Feed],
         deliver: Callable[[Result], None],
         faults: Faults,
+        latency: float | None = None,
     ) -> None:
         self.network, self.admission, self.feeds = network, admission, feeds
         self.deliver, self.faults = deliver, faults
@@ -84,8 +92,9 @@ class Pipeline:
         self._batches = 0
         self.rebuilds = 0
         self.stopped: DeviceLost | None = None
-        self._batch = network.batch
+        self.size = BatchSize(network.batch, latency)
         self._idle, self._flying = deque(self.slots), deque[Flight]()
+        self._behind: list[Flight] = []
 
     def device_summary(self) -> dict[str, Any] | None:
         """What the device did; None on a processor.
@@ -110,8 +119,10 @@ class Pipeline:
         self._guarded(self._serial)
 
     def _land(self) -> None:
-        """Finish the oldest batch in flight."""
+        """Finish the oldest batch in flight, and the frames that only waited for it."""
         self._idle.append(self._finish(self._flying.popleft()))
+        while self._flying and self._flying[0].slot is None:
+            self._repeat(self._flying.popleft())
 
     def _overlapped(self) -> None:
         idle, flying = self._idle, self._flying
@@ -121,6 +132,7 @@ class Pipeline:
                 if flight := self._launch(idle[0], frames):
                     idle.popleft()
                     flying.append(flight)
+                self._fall_in()
             elif not flying:
                 return
             if flying and (not frames or not idle):
@@ -130,26 +142,96 @@ class Pipeline:
         while frames := self._take(wait=True):
             if flight := self._launch(self.slots[0], frames):
                 self._finish(flight)
+            self._fall_in()
+
+    def _fall_in(self) -> None:
+        """Frames that were left out while a batch was formed come after it."""
+        for flight in self._behind:
+            if self._flying:
+                self._flying.append(flight)
+            else:
+                self._repeat(flight)
+        self._behind.clear()
+
+    def _take_one(
+        self, wait: bool, until: float = math.inf, forming: bool = False
+    ) -> tuple[Lane, Frame] | None:
+        """The next frame that is to be run; others only get the result before them once more.
+
+        Args:
+            forming: frames were taken for the next batch: the others come after it.
+        """
+        while (taken := self.admission.take(wait, until)) is not None:
+            feed, frame = self.feeds[taken[1].feed], taken[1]
+            if feed.gate is None or self._is_to_run(feed, feed.gate, frame):
+                feed.looked_at = frame.seq
+                return taken
+            now = time.perf_counter()
+            flight = Flight(None, [Rider(feed, frame, None)], now, now, feed.looked_at)
+            if forming:
+                self._behind.append(flight)
+            elif self._flying:
+                self._flying.append(flight)
+                wait = False  # what is in flight comes first
+            else:
+                self._repeat(flight)
+        return None
+
+    def _is_to_run(self, feed: Feed, gate: MotionGate, frame: Frame) -> bool:
+        """Whether something moved in it, or it has to be looked at all the same."""
+        if frame.thumb is None:
+            return True
+        now = time.perf_counter()
+        moved = gate.decide(frame.thumb, now)
+        if feed.alarm is not None:
+            feed.alarm.moved(moved.share, now)
+        dense = feed.alarm is not None and feed.alarm.active(now)
+        if moved.run or dense or feed.looked_at is None:
+            gate.ran(frame.thumb, now)
+            return True
+        return False
+
+    def _repeat(self, flight: Flight) -> None:
+        """The last finding once more, for a frame in which nothing moved."""
+        (rider,) = flight.riders
+        feed, frame = rider.feed, rider.frame
+        if feed.last is None or feed.found_in != flight.like:  # the frame that it looks like has failed
+            feed.account.drop("gated")
+            return
+        done = time.perf_counter()
+        flags = (*frame.flags, "gated")
+        stages = _stages(flight, frame, done, done)
+        feed.times.add(stages)
+        self._hand_over(feed, Result(frame, self.network.id, feed.last, stages, flags), done)
 
     def _take(self, wait: bool) -> list[Frame]:
         """Frames for one batch: the first, and others that come before its patience ends."""
-        taken = self.admission.take(wait)
+        taken = self._take_one(wait)
         if taken is None:
             return []
-        if self._batch == 1:
+        size = self.size
+        if size.limit == 1:
+            if size.target is not None:
+                size.took(1, self.admission.waiting)
             return [taken[1]]
         lanes, frames = [taken[0]], [taken[1]]
         until = frames[0].captured + self.network.patience
-        while len(frames) < self._batch and self.admission.may_give(lanes):
-            more = self.admission.take(True, min(until, time.perf_counter() + SLICE))
+        while len(frames) < size.limit and self.admission.may_give(lanes):
+            more = self._take_one(True, min(until, time.perf_counter() + SLICE), forming=True)
             if more is not None:
                 lanes.append(more[0])
                 frames.append(more[1])
             elif time.perf_counter() >= until:
                 break
-            elif self._flying and self._flying[0].slot.done():
+            elif self._flying and self._oldest_is_done():
                 self._land_before(frames)
+        if size.target is not None:
+            size.took(len(frames), self.admission.waiting)
         return frames
+
+    def _oldest_is_done(self) -> bool:
+        slot = self._flying[0].slot
+        return slot is None or slot.done()
 
     def _land_before(self, frames: list[Frame]) -> None:
         """A result that is there has not to wait for the batch that these frames are taken for."""
@@ -193,6 +275,7 @@ class Pipeline:
     def _finish(self, flight: Flight) -> Slot:
         """Wait for the slot, interpret its outputs, deliver the results; the slot is free again."""
         slot = flight.slot
+        assert slot is not None
         try:
             outputs = slot.wait()
         except DeviceLost as lost:
@@ -214,7 +297,7 @@ class Pipeline:
         """Deliver the finding of picture `index`; when that was."""
         feed, frame, placement = rider
         try:
-            flags = ("nan",) if has_nan(outputs, index) else ()
+            broken = has_nan(outputs, index)
             payload = self.network.interpret(outputs, placement, index)
         except Exception as e:
             self._fail(feed, "postprocess", e)
@@ -222,12 +305,25 @@ class Pipeline:
         done = time.perf_counter()
         stages = _stages(flight, frame, begun, done)
         feed.times.add(stages)
-        if flags:
-            self._flag(feed, flags)
+        self.size.gave(stages["total"])
+        flags = frame.flags
+        if broken:
+            flags = (*flags, "nan")
+            self.faults.report(feed.name, "infer", ValueError("the outputs hold NaN or infinity"))
+        feed.last, feed.found_in = payload, frame.seq
+        if feed.alarm is not None:
+            feed.alarm.seen(payload, done)
+            if feed.alarm.active(done):
+                flags = (*flags, "alarm")
+        self._hand_over(feed, Result(frame, self.network.id, payload, stages, flags), done)
+        return done
+
+    def _hand_over(self, feed: Feed, result: Result, done: float) -> None:
+        if result.flags:
+            feed.flags.update(result.flags)
         feed.account.deliver()
         feed.last_delivered = done
-        self.deliver(Result(frame, self.network.id, payload, stages, flags))
-        return done
+        self.deliver(result)
 
     def _count(self, spans: Mapping[str, Span]) -> None:
         self.device_times.add(spans)
@@ -260,6 +356,8 @@ class Pipeline:
 
     def _fail_flying(self, lost: DeviceLost) -> None:
         """Whatever is in flight when the context dies is lost."""
+        self._flying.extend(self._behind)
+        self._behind.clear()
         while self._flying:
             for rider in self._flying.popleft().riders:
                 self._fail(rider.feed, "infer", lost)
@@ -269,12 +367,9 @@ class Pipeline:
             self._fail(rider.feed, stage, error)
 
     def _fail(self, feed: Feed, stage: str, error: Exception) -> None:
+        feed.looked_at = None  # whatever it showed has not been looked at
         feed.account.fail(stage)
         self.faults.report(feed.name, stage, error)
-
-    def _flag(self, feed: Feed, flags: tuple[str, ...]) -> None:
-        feed.flags.update(flags)
-        self.faults.report(feed.name, "infer", ValueError("the outputs hold NaN or infinity"))
 
 
 def _stages(flight: Flight, frame: Frame, executed: float, done: float) -> dict[str, float]:
@@ -283,7 +378,7 @@ def _stages(flight: Flight, frame: Frame, executed: float, done: float) -> dict[
         "capture": frame.read_seconds,
         "queue": flight.started - frame.captured,
         "preprocess": flight.prepared - flight.started,
-        "infer": flight.slot.infer_seconds,
+        "infer": flight.slot.infer_seconds if flight.slot is not None else 0.0,
         "postprocess": done - executed,
         "total": done - frame.captured,
     }

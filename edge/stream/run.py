@@ -10,20 +10,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edge.errors import InputError, RuntimeFault
+from edge.errors import InputError, RuntimeFault, UsageError, nearest
 from edge.sinks import Sink
 from edge.stream.admission import Admission
 from edge.stream.faults import Faults
-from edge.stream.feed import Feed, Reader
+from edge.stream.feed import Feed
 from edge.stream.network import Network
 from edge.stream.outlet import Outlet, OutletCounts
 from edge.stream.pipeline import Pipeline
+from edge.stream.reader import Reader
 from edge.stream.score import Judge, Scoreboard
+from edge.stream.watch import Watch
 from edge.types import Result
 
 PATIENCE = 2.0
-"""Seconds that the end of a run waits for a source to come back from a read."""
+"""Seconds that the end of a run waits for files to come back from a read, all together."""
+LIVE_PATIENCE = 0.5
+"""The same for live feeds: nothing of theirs is lost."""
 
+OF_ITSELF = ("end", "truncated", "lost", "failed", "fault")
+"""How feeds end when nobody ended them."""
 SCORE = "score:"
 """What the scoreboard is called among the sinks when it fails; it is not listed otherwise."""
 
@@ -44,6 +50,11 @@ class Run:
         limit: frames to read from each feed; None for all.
         serial: one frame after the other instead of two slots.
         stop: set it to end the run early; what is in a slot is finished, sinks are flushed.
+        latency: seconds from frame to result that batches are kept small for.
+        open_end: go on when all feeds have ended, because others may be added.
+
+    Attributes:
+        feeds: all there ever were, those that were removed too.
     """
 
     def __init__(
@@ -54,14 +65,70 @@ class Run:
         limit: int | None = None,
         serial: bool = False,
         stop: threading.Event | None = None,
+        latency: float | None = None,
+        open_end: bool = False,
     ) -> None:
         self.network, self.feeds = network, list(feeds)
         self.limit, self.serial = limit, serial
         self.stop = stop or threading.Event()
         self.faults = Faults()
-        self.admission = Admission([feed.lane for feed in feeds], self.stop)
+        self.admission = Admission([feed.lane for feed in feeds], self.stop, open_end)
         self.scoreboard = self._make_scoreboard()
+        self.outlets: list[Outlet] = []
+        self.latency = latency
         self._sinks = list(sinks)
+        self._by_name = {feed.name: feed for feed in self.feeds}
+        self._watch = Watch(self.stop, self._reader_instead)
+        self._changing = threading.Lock()
+        self._running = False
+
+    # ------------------------------------------------------------------ feeds that come and go
+
+    def add(self, feed: Feed) -> None:
+        """One feed more, now or before the run; from any thread.
+
+        Raises:
+            UsageError: another feed has its name.
+        """
+        with self._changing:
+            if feed.name in self._by_name:
+                raise UsageError(f"feed '{feed.name}'", "there is one of this name", "give it another name")
+            self._by_name[feed.name] = feed
+            self.feeds.append(feed)
+            self.admission.add(feed.lane)
+            if self._running:
+                self._start(self._reader(feed))
+
+    def remove(self, name: str) -> None:
+        """End a feed; what is in a slot is finished, what waits is dropped. Its name stays taken.
+
+        Raises:
+            UsageError: there is no such feed.
+        """
+        feed = self._by_name.get(name)
+        if feed is None:
+            raise UsageError(f"no feed '{name}'", "", nearest(name, self._by_name))
+        feed.removed.set()
+        self._watch.remove(name)
+        self.admission.remove(feed.lane)
+        feed.ended = feed.ended or "removed"
+        feed.life.to("ended", "removed")
+
+    def _reader(self, feed: Feed) -> Reader:
+        reader = Reader(feed, self.admission, self.stop, self.faults, self.limit)
+        reader.lend(self.network.lender())
+        return reader
+
+    def _start(self, reader: Reader) -> None:
+        self._watch.add(reader)
+        reader.start()
+
+    def _reader_instead(self, reader: Reader) -> Reader:
+        another = self._reader(reader.feed)
+        another.start()
+        return another
+
+    # ------------------------------------------------------------------ the run
 
     def go(self) -> Summary:
         """Run to the end of all feeds.
@@ -69,54 +136,58 @@ class Run:
         Raises:
             InputError: no feed gave a single frame, and not because the run was stopped.
         """
-        outlets = [Outlet(uri, sink, self.faults) for uri, sink in self._sinks]
+        outlets = self.outlets = [Outlet(uri, sink, self.faults) for uri, sink in self._sinks]
         score = [Outlet(SCORE, self.scoreboard, self.faults)] if self.scoreboard else []
         pipeline = Pipeline(
-            self.network,
-            self.admission,
-            {f.name: f for f in self.feeds},
-            _fan_out(outlets + score),
-            self.faults,
+            self.network, self.admission, self._by_name, _fan_out(outlets + score), self.faults, self.latency
         )
-        readers = [Reader(feed, self.admission, self.stop, self.faults, self.limit) for feed in self.feeds]
-
-        def lend() -> None:
-            for reader in readers:
-                reader.lend(self.network.lender())
-
-        lend()
-        pipeline.on_rebuild = lend
+        pipeline.on_rebuild = self._lend_again
         wall, cpu = time.perf_counter(), time.process_time()
-        for reader in readers:
-            reader.start()
+        with self._changing:
+            readers = [self._reader(feed) for feed in self.feeds if not feed.removed.is_set()]
+            for reader in readers:
+                self._start(reader)
+            self._running = True
+        if any(feed.live for feed in self.feeds) or self.admission.open_end:
+            self._watch.start()
         try:
             pipeline.serial() if self.serial else pipeline.overlapped()
         finally:
+            with self._changing:
+                self._running = False
             self.stop.set()  # a reader that still waits for its camera has nobody to read for
             self.admission.close()
             counts = [outlet.close() for outlet in outlets]
             for outlet in score:
                 outlet.close()
-            self._close_readers(readers)
+            self._close_readers(self._watch.readers())
         return self._summary(pipeline, wall, cpu, list(zip((o.uri for o in outlets), counts, strict=True)))
+
+    def _lend_again(self) -> None:
+        for reader in self._watch.readers():
+            reader.lend(self.network.lender())
 
     def _make_scoreboard(self) -> Scoreboard | None:
         task = self.network.task
-        known = any(task and feed.source.truth_kind == task.kind for feed in self.feeds)
+        known = any(task and feed.truth_kind == task.kind for feed in self.feeds)
         return Scoreboard(task) if known and isinstance(task, Judge) else None
 
     def _close_readers(self, readers: list[Reader]) -> None:
-        for reader in readers:
-            reader.join(PATIENCE)
-            if not reader.is_alive():  # a source that hangs in a read is left to the end of the process
-                reader.feed.source.close()
+        """Wait a little; a source that hangs in a read is left to the end of the process."""
+        now = time.perf_counter()
+        for reader in sorted(readers, key=lambda r: not r.feed.live):
+            patience = LIVE_PATIENCE if reader.feed.live else PATIENCE
+            reader.join(max(0.0, now + patience - time.perf_counter()))
+            source = reader.feed.source
+            if source is not None and not reader.is_alive():
+                source.close()
 
     def _summary(
         self, pipeline: Pipeline, wall: float, cpu: float, sinks: list[tuple[str, OutletCounts]]
     ) -> Summary:
         feeds = [self._feed_summary(feed, wall) for feed in self.feeds]
         unreadable = all(feed["captured"] == feed["failures"].get("capture", 0) for feed in feeds)
-        if unreadable and all(feed["ended"] in ("end", "truncated", "lost", "fault") for feed in feeds):
+        if feeds and unreadable and all(feed["ended"] in OF_ITSELF for feed in feeds):
             raise InputError(
                 "no frame could be read from " + ", ".join(feed["source"] for feed in feeds),
                 next((feed["error"] for feed in feeds if feed["error"]), "the source is empty"),
@@ -127,6 +198,12 @@ class Run:
             "sinks": [_sink_summary(uri, counts) for uri, counts in sinks],
             "loop": "serial" if self.serial else "overlapped",
             "slots": len(pipeline.slots),
+            "batch": {
+                "most": pipeline.size.most,
+                "now": pipeline.size.limit,
+                "latency_ms": None if self.latency is None else round(1e3 * self.latency, 3),
+                "missed": pipeline.size.missed,
+            },
             "device": pipeline.device_summary(),
             "rebuilds": pipeline.rebuilds,
             "stopped": str(pipeline.stopped) if pipeline.stopped else None,
@@ -149,7 +226,9 @@ class Run:
         return {
             "feed": feed.name,
             "source": feed.uri,
-            "live": feed.source.live,
+            "live": feed.live,
+            **feed.life.summary(),
+            "given_up_reads": feed.given_up,
             "captured": counts.captured,
             "delivered": counts.delivered,
             "failed": sum(counts.failed.values()),
@@ -159,6 +238,8 @@ class Run:
             "flags": dict(feed.flags),
             "fps": round(counts.delivered / seconds, 2) if seconds > 0 else 0.0,
             "latency_ms": feed.times.latency_ms(),
+            "age_ms": feed.times.latency_ms() if feed.live else None,
+            "lateness_ms": feed.lateness.spread_ms() if feed.lateness.count else None,
             "stages_ms": feed.times.means_ms(),
             "engine": {
                 "model": engine.model,

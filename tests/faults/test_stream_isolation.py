@@ -20,7 +20,8 @@ from edge.errors import DeviceLost, InputError
 from edge.sinks import open_sink
 from edge.sources import Picture
 from edge.stream.faults import Faults
-from edge.stream.feed import LOST_AFTER, Feed
+from edge.stream.feed import Feed
+from edge.stream.reader import LOST_AFTER
 from edge.stream.network import Network, null_network
 from edge.stream.run import Run
 

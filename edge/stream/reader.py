@@ -1,0 +1,326 @@
+"""The thread that reads a feed: to its end, or for ever with a new connection after each loss."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from edge.backends import Lender
+from edge.errors import EdgeError, InputError
+from edge.sources import Damaged, Picture, Refused, Source
+from edge.stream.admission import Admission
+from edge.stream.faults import Faults, describe
+from edge.stream.feed import Feed
+from edge.stream.life import Backoff, State
+from edge.stream.limit import crop
+from edge.stream.thumb import thumbnail
+from edge.types import Frame
+
+log = logging.getLogger("edge.stream")
+
+LOST_AFTER = 100
+"""Reads that fail in a row before a source is given up."""
+LATE, IN_TIME = 0.5, 0.1
+"""Seconds that frames come late when a source is to hurry, and from when it need not any more."""
+TOO_LATE_S = 10.0
+"""A source that has hurried so long and is late still is opened anew."""
+
+
+class Reader(threading.Thread):
+    """Reads one feed until it ends, is stopped, or has given `limit` frames.
+
+    Attributes:
+        since: when the call into the source that is under way began, `time.perf_counter()` seconds; None
+            between calls.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        admission: Admission,
+        stop: threading.Event,
+        faults: Faults,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(name=f"reader-{feed.name}", daemon=True)
+        self._lender: Lender | None = None
+        self._given_lender: Lender | None = None
+        self.feed, self.admission, self.stop, self.faults = feed, admission, stop, faults
+        self.limit = limit
+        self.given_up = threading.Event()
+        self.since: float | None = None
+        self._start: float | None = None
+        self._backoff = Backoff(feed.settings.reconnect)
+        self._skipped = 0
+        self._hurried: float | None = None
+
+    def lend(self, lender: Lender | None) -> None:
+        """From now on frames are to be in this memory: decoded there, or copied by this thread."""
+        self._given_lender = lender
+        if self.feed.source is not None:
+            self._let_use(self.feed.source)
+
+    def give_up(self) -> None:
+        """Nobody waits for this thread any more; what it brings when its read comes back is thrown away."""
+        self.given_up.set()
+        if self.feed.source is not None:
+            self.feed.source.close()
+
+    def run(self) -> None:
+        feed = self.feed
+        try:
+            ended = self._keep_reading() if feed.opener else self._read_all()
+        except Exception as e:  # whatever it is, it ends this feed and no other
+            ended = "fault"
+            feed.error = describe(e)
+            self.faults.report(feed.name, "reading", e)
+        if self.given_up.is_set():
+            return
+        feed.ended = ended
+        over: State = "failed" if ended in ("fault", "failed", "lost") else "ended"
+        feed.life.to(over, feed.error or ended)
+        self.admission.finish(feed.lane)
+
+    # ------------------------------------------------------------------ a source that ends
+
+    def _read_all(self) -> str:
+        feed = self.feed
+        assert feed.source is not None
+        feed.life.to("live")
+        while True:
+            if (ended := self._over()) is not None:
+                return ended
+            if not self._read(feed.source):
+                return self._ended(feed.source.problem)
+
+    def _ended(self, problem: str | None) -> str:
+        """A file that is shorter than it says is what it is; a camera that goes away is a fault."""
+        feed = self.feed
+        feed.error = problem
+        if problem and feed.live:
+            self.faults.report(feed.name, "reading", InputError(problem))
+            return "lost"
+        return "truncated" if problem else "end"
+
+    # ------------------------------------------------------------------ a source that comes back
+
+    def _keep_reading(self) -> str:
+        """Connect, read until the connection is lost, wait, connect again."""
+        feed = self.feed
+        missing = time.perf_counter()
+        while True:
+            if (ended := self._over()) is not None:
+                return ended
+            before, refused = feed.reader_count, False
+            try:
+                why = self._read_connection()
+            except Refused as e:
+                why, refused = describe(e), True
+            except (EdgeError, OSError) as e:
+                why = describe(e)
+            if (ended := self._over()) is not None:
+                return ended
+            if feed.reader_count > before:
+                missing = time.perf_counter()
+                self._backoff.reset()
+            give_up = feed.settings.reconnect.give_up_s
+            if give_up is not None and time.perf_counter() - missing > give_up:
+                feed.error = why
+                self.faults.report(feed.name, "reading", InputError(f"given up after {give_up:g} s", why))
+                return "failed"
+            pause = self._backoff.next(refused)
+            self._absent(f"{why}; the next attempt in {pause:.1f} s")
+            if give_up is not None:
+                pause = min(pause, max(0.0, missing + give_up - time.perf_counter()) + 0.01)
+            self._wait(pause)
+
+    def _read_connection(self) -> str:
+        """One connection, from opening to its loss; why it was lost."""
+        feed = self.feed
+        assert feed.opener is not None
+        self.since = time.perf_counter()
+        source = feed.opener()
+        self.since = None
+        if self.given_up.is_set():
+            source.close()
+            return "given up"
+        feed.source, feed.fps = source, source.fps
+        self._skipped, self._hurried = 0, None
+        self._let_use(source)
+        try:
+            while self._over() is None:
+                if not self._read(source):
+                    return source.problem or "the stream ended"
+                if self._hurried is not None and time.perf_counter() - self._hurried > TOO_LATE_S:
+                    return f"its frames came too late for {TOO_LATE_S:g} s"
+            return "stopped"
+        finally:
+            source.close()
+
+    def _absent(self, why: str) -> None:
+        """Told at once when the reason is new, and not at every attempt."""
+        feed = self.feed
+        state: State = "reconnecting" if feed.last_arrived is not None else "connecting"
+        feed.error = None
+        if feed.life.to(state, why) or feed.life.counts["told"] == 0:
+            feed.life.counts["told"] += 1
+            log.warning("%s: %s", feed.name, why)
+
+    def _wait(self, seconds: float) -> None:
+        until = time.perf_counter() + seconds
+        while (left := until - time.perf_counter()) > 0 and self._over() is None:
+            self.stop.wait(min(left, 0.25))
+
+    # ------------------------------------------------------------------ frames
+
+    def _over(self) -> str | None:
+        """Why no more is to be read; None where it goes on."""
+        feed = self.feed
+        if self.given_up.is_set() or self.stop.is_set():
+            return "shutdown"
+        if feed.removed.is_set():
+            return "removed"
+        if self.limit is not None and feed.reader_count >= self.limit:
+            return "limit"
+        return None
+
+    def _read(self, source: Source) -> bool:
+        """Read one frame and hand it in; False at the end of the source."""
+        failures = 0
+        while True:
+            start = self.since = time.perf_counter()
+            try:
+                picture = source.read()
+            except Damaged as e:
+                self._leave_out("corrupt")
+                log.debug("%s: %s", self.feed.name, e)
+                return True
+            except OSError as e:  # this frame is lost, the next may be readable
+                failures += 1
+                self._lose(e)
+                if failures >= LOST_AFTER or self._over() is not None:
+                    raise
+                continue
+            finally:
+                self.since = None
+            if picture is None:
+                return False
+            self._hand_in(source, picture, start)
+            return True
+
+    def _lose(self, error: OSError) -> None:
+        with self.feed.lock:
+            if not self.given_up.is_set():
+                self.feed.lose()
+        self.faults.report(self.feed.name, "reading a frame", error)
+
+    def _leave_out(self, cause: str, frames: int = 1) -> None:
+        with self.feed.lock:
+            if not self.given_up.is_set():
+                self.feed.last_arrived = time.perf_counter()
+                self.feed.discard(cause, frames)
+
+    def _hand_in(self, source: Source, picture: Picture, start: float) -> None:
+        feed = self.feed
+        captured = time.perf_counter()
+        read_seconds = captured - start
+        if source.paced:
+            captured = self._wait_until_due(picture.pts)
+        captured_at = time.time()
+        if feed.opener is not None:
+            late = feed.lag.of(picture.pts, captured)
+            feed.lateness.add(late)
+            self._keep_up(source, late, captured)
+            captured, captured_at = captured - late, captured_at - late
+        with feed.lock:
+            if self.given_up.is_set():
+                return
+            frame = self._frame(picture, captured, captured_at, read_seconds)
+            if frame is not None and feed.live:
+                self.admission.offer(feed.lane, frame)
+        if frame is not None and not feed.live:
+            self.admission.offer(feed.lane, frame)  # which may wait
+
+    def _frame(
+        self, picture: Picture, captured: float, captured_at: float, read_seconds: float
+    ) -> Frame | None:
+        """The frame to hand in; None where it is left out."""
+        feed, image = self.feed, picture.image
+        now = feed.last_arrived = time.perf_counter()
+        feed.first_captured = captured if feed.first_captured is None else feed.first_captured
+        if feed.settings.roi is not None:
+            image = crop(image, feed.settings.roi)
+        thumb = thumbnail(image) if feed.wants_thumbs else None
+        flags: tuple[str, ...] = ()
+        if feed.health is not None and thumb is not None:
+            flags = feed.health.look(image, thumb, now)
+            self._tell_health(flags)
+            if flags and feed.settings.health.withhold:
+                feed.discard("unusable")
+                return None
+        dense = feed.alarm is not None and feed.alarm.active(now)
+        if feed.limit is not None and not feed.limit.allows(captured) and not dense:
+            feed.discard("limited")
+            return None
+        if self._lender is not None:
+            image = self._lender.copy(image)
+        frame = Frame(
+            feed.name,
+            feed.reader_count,
+            image,
+            picture.pts,
+            captured,
+            captured_at,
+            read_seconds,
+            picture.meta,
+            picture.truth,
+            flags,
+            thumb,
+        )
+        feed.reader_count += 1
+        return frame
+
+    def _tell_health(self, flags: tuple[str, ...]) -> None:
+        """The state that the pictures show."""
+        feed = self.feed
+        assert feed.health is not None
+        state: State = "frozen" if "frozen" in flags else "black" if "black" in flags else "live"
+        if feed.life.state != state and feed.life.to(state, feed.health.reason if flags else ""):
+            if state == "live":
+                log.info("%s: live", feed.name)
+            else:
+                log.warning("%s: %s: %s", feed.name, state, feed.life.now.reason)
+
+    def _keep_up(self, source: Source, late: float, now: float) -> None:
+        """Have a source that comes later and later decode less, until it has caught up."""
+        skipped = getattr(source, "skipped", None)
+        if skipped is None:
+            return
+        if skipped > self._skipped:
+            self._leave_out("behind", skipped - self._skipped)
+            self._skipped = skipped
+        if late > LATE:
+            self._hurried = now if self._hurried is None else self._hurried
+        elif late < IN_TIME:
+            self._hurried = None
+        source.hurry = self._hurried is not None  # type: ignore[attr-defined]
+
+    def _wait_until_due(self, pts: float | None) -> float:
+        """Let the feed's own clock pass; the frame exists from the moment it returns."""
+        now = time.perf_counter()
+        if pts is None:
+            return now
+        if self._start is None:
+            self._start = now - pts
+        due = self._start + pts
+        if due > now:
+            self.stop.wait(due - now)
+        return time.perf_counter()
+
+    def _let_use(self, source: Source) -> None:
+        """Have a source decode into lent memory, or copy there."""
+        if self._given_lender is not None and self.feed.settings.roi is None and hasattr(source, "allocate"):
+            source.allocate = self._given_lender
+        else:
+            self._lender = self._given_lender
