@@ -29,14 +29,14 @@ from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 AUDIO = "audiotestsrc is-live=true wave=ticks ! audioconvert ! audio/x-raw,rate=8000,channels=1 ! alawenc"
 
 CODECS = {
-    "h264": "x264enc speed-preset=ultrafast tune=zerolatency threads=1 key-int-max={gop} bitrate={kbps} "
-    "! h264parse ! video/x-h264,stream-format=byte-stream,alignment=au",
+    "h264": "x264enc speed-preset=ultrafast tune=zerolatency threads={slices} key-int-max={gop} "
+    "bitrate={kbps} ! h264parse ! video/x-h264,stream-format=byte-stream,alignment=au",
     "jpeg": "jpegenc quality=70",
     "unknown": "jpegenc",
 }
 PAYLOADERS = {
-    "h264": "appsrc name=packets is-live=true format=time ! h264parse "
-    "! rtph264pay name=pay0 pt=96 config-interval=-1 aggregate-mode=zero-latency",
+    "h264": "appsrc name=packets is-live=true format=time ! h264parse config-interval=-1 "
+    "! rtph264pay name=pay0 pt=96 aggregate-mode=zero-latency",
     "jpeg": "appsrc name=packets is-live=true format=time ! rtpjpegpay name=pay0 pt=26",
     "unknown": "appsrc name=packets is-live=true format=time ! rtpgstpay name=pay0 pt=96",
 }
@@ -83,6 +83,7 @@ class Mount:
     fps: float = 10.0
     gop: int = 10
     kbps: int = 1000
+    slices: int = 1
     audio: bool = False
     password: str = ""
     knobs: Knobs = field(default_factory=Knobs)
@@ -98,7 +99,7 @@ class Mount:
             "leaky-type=downstream ! jpegdec ! videoconvert ! videoscale add-borders=false "
             f"! capsfilter name=size caps={raw_caps(self.size)}"
         )
-        encoder = CODECS[self.codec].format(gop=self.gop, kbps=self.kbps)
+        encoder = CODECS[self.codec].format(gop=self.gop, kbps=self.kbps, slices=self.slices)
         sink = "appsink name=encoded emit-signals=true sync=false async=false"
         audio = f"{AUDIO} ! rtppcmapay name=pay1 pt=8" if self.audio else ""
         return f"( {raw} ! {encoder} ! {sink} {PAYLOADERS[self.codec]} {audio} )"

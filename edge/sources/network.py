@@ -17,6 +17,7 @@ import numpy as np
 
 from edge.errors import EdgeError, InputError, UsageError, missing_package, nearest
 from edge.sources import Absent, Address, Allocate, Damaged, Picture, Refused, numpy_memory
+from edge.sources.h264 import FrameNumbers
 from edge.sources.lookup import look_up
 from edge.sources.url import Url, parse
 
@@ -100,6 +101,7 @@ class NetworkSource:
             self._container.close()
             raise
         context = stream.codec_context
+        # With slice threads FFmpeg would hide damage; with one thread or frame threads it tells.
         context.thread_count = url.settings["threads"]
         context.thread_type = "FRAME" if url.settings["threads"] > 1 else "SLICE"
         context.options = {"err_detect": "explode"}
@@ -111,6 +113,9 @@ class NetworkSource:
         self._packets: Iterator[Any] = self._container.demux(stream)
         self._frames: deque[Any] = deque()
         self._keys = _KeyFrames()
+        self._numbers = FrameNumbers() if context.name == "h264" else None
+        if self._numbers and context.extradata:
+            self._numbers.gap(context.extradata)
 
     def read(self) -> Picture | None:
         with self._busy:
@@ -165,6 +170,7 @@ class NetworkSource:
             Damaged: it cannot be decoded, or needs a picture that could not.
         """
         keys, now = self._keys, time.monotonic()
+        missing = self._numbers.gap(bytes(packet)) if self._numbers else False
         if packet.size and packet.is_keyframe:
             keys.seen(now)
             if keys.broken:
@@ -179,6 +185,8 @@ class NetworkSource:
                 raise Damaged(f"{self.label}: a picture is left out", "it builds on one that arrived damaged")
             self.skipped += 1
             return
+        elif missing:
+            raise self._damage("the one before it is missing")
         if packet.is_corrupt:
             raise self._damage("FFmpeg marks it as corrupt")
         try:

@@ -26,7 +26,7 @@ pytest.importorskip("av")
 def calm(rtsp_server: RtspServer) -> Iterator[RtspServer]:
     """The shared server; afterwards its streams are as they were."""
     yield rtsp_server
-    for mount in ("/cam0", "/cam1", "/cam3", "/jpeg"):
+    for mount in ("/cam0", "/cam1", "/cam3", "/sliced", "/jpeg"):
         rtsp_server.calm(mount)
 
 
@@ -175,10 +175,17 @@ def test_what_is_no_stream_is_an_error(scheme: str, answer: bytes) -> None:
 # ---- in mid-stream
 
 
-def test_damaged_pictures_are_counted_and_never_shown(calm: RtspServer) -> None:
-    calm.turn("/cam0", damage=7)
-    source = open_source(calm.url("/cam0"))
-    seen = watch(source, lambda seen: sum(isinstance(s, Damaged) for s in seen) > 12 and len(seen) > 40)
+@pytest.mark.parametrize(
+    ("mount", "trouble"),
+    [("/cam0", {"damage": 7}), ("/cam0", {"cut": 7}), ("/cam0", {"drop": 7}), ("/sliced", {"cut": 7})],
+)
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_damage_is_counted_and_what_builds_on_it_is_not_shown(
+    calm: RtspServer, mount: str, trouble: dict[str, int], transport: str
+) -> None:
+    calm.turn(mount, **trouble)
+    source = open_source(calm.url(f"{mount}?transport={transport}"))
+    seen = watch(source, lambda seen: sum(isinstance(s, Damaged) for s in seen) > 8 and len(seen) > 30)
     source.close()
     for before, now in pairwise(seen):
         if isinstance(now, int):

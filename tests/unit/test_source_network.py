@@ -178,6 +178,7 @@ def read(source: Any, count: int) -> list[Any]:
         "/cam0?transport=udp",
         "/cam0?transport=http",
         "/cam0?threads=2",
+        "/sliced",
         "/jpeg",
         "/both",
         "/cam0?channel=1",
