@@ -5,26 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from edge.cli.stream_options import stream_config
 from edge.errors import EXIT_INTERRUPTED, EdgeError, InputError, RuntimeFault, UsageError
 
 if TYPE_CHECKING:
     from edge.sinks import FeedInfo, Sink
+    from edge.sources import Absent, Source
+    from edge.stream.config import EngineConfig, FeedConfig, StreamConfig
     from edge.stream.feed import Feed
     from edge.stream.network import Network
     from edge.stream.run import Run
 
-_NAMED = re.compile(r"([A-Za-z0-9][\w-]*)=(.+)", re.DOTALL)
 _STATUS_SECONDS = 0.25
 SWITCH_SECONDS = 0.5e-3
 
@@ -37,16 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         metavar="URI",
         action="append",
-        required=True,
-        help="a video, image folder, DICOM file or folder, camera:N, or "
-        "test:text?size=640x480&fps=30&frames=300&seed=1; NAME=URI names the feed; may be repeated",
+        default=[],
+        help="a video, image folder, DICOM file or folder, camera:N, csi:N, rtsp://…, http://…, gst:PIPELINE "
+        "or test:text?size=640x480&fps=30&frames=300&seed=1; NAME=URI names the feed; may be repeated",
+    )
+    add(
+        "--config",
+        type=Path,
+        metavar="TOML",
+        help="a config, or the name of one in configs/streams/",
     )
     add(
         "--sink",
         metavar="URI",
         action="append",
         default=[],
-        help="jsonl:PATH, jsonl:- (standard output), video:PATH or null:; may be repeated",
+        help="jsonl:PATH, jsonl:- (standard output), video:PATH, display: or null:; may be repeated",
     )
     add("--target", help="whose engine to run (default: the best that this machine can run)")
     add("--variant", help="which engine of the target (default: fast; with onnxruntime_cuda: exact)")
@@ -55,18 +63,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--serial", action="store_true", help="one frame after the other, to debug")
     add("--summary", type=Path, metavar="FILE", help="write the summary as JSON")
     add("--json", action="store_true", help="print the summary as JSON on standard output")
-    add("--engines", type=Path, metavar="DIR", default=Path("engines"), help="the engine store")
-    add("--threads", type=_positive, metavar="N", default=0, help="processor threads (default: all)")
+    add("--engines", type=Path, metavar="DIR", help="the engine store (default: engines)")
+    add("--threads", type=_positive, metavar="N", help="processor threads (default: all)")
+    add(
+        "--give-up",
+        type=_positive_float,
+        metavar="S",
+        help="end a feed that is gone this long (default: never)",
+    )
     add("--max-age-ms", type=_positive_float, metavar="MS", help="drop frames of live feeds older than this")
     add("--gpu", type=_whole, metavar="N", help="which GPU (default: the first that the engine is for)")
     add("--slots", type=_slots, metavar="N", help="batches in flight, 1 to 4 (default: 2)")
-    add("--batch", type=_positive, metavar="N", default=1, help="most frames of one inference (default: 1)")
+    add("--batch", type=_positive, metavar="N", help="most frames of one inference (default: 1)")
     add(
         "--batch-wait-ms",
         type=_positive_float,
         metavar="MS",
-        default=2.0,
-        help="how long a frame waits for others of its batch (default: %(default)g)",
+        help="how long a frame waits for others of its batch (default: 2)",
+    )
+    add(
+        "--latency-ms",
+        type=_positive_float,
+        metavar="MS",
+        help="target from frame to result: batches shrink while it is missed",
     )
     add(
         "--backend",
@@ -84,21 +103,24 @@ def run(args: argparse.Namespace) -> int:
         InputError: a source or sink cannot be opened, or nothing could be read.
         StoreError, RuntimeFault: the engine cannot be loaded.
     """
-    _check(args)
+    stream = stream_config(args)
+    _check(args, stream)
     stop = threading.Event()
     with ExitStack() as opened, ExitStack() as unread, _signals(stop):
-        feeds = _open_feeds(args, unread)
-        _check_outputs(args, feeds)
-        network = _open_network(args, any(feed.live for feed in feeds))
+        feeds = _open_feeds(stream, unread)
+        _check_outputs(args, stream, feeds)
+        network = _open_network(stream.engine, any(feed.live for feed in feeds), args.serial)
         opened.callback(network.close)
         network.warm_up()
         if network.engine.takes_pictures:
             # Driver calls let go of Python's lock; a reader in pure Python would hold on to it for 5 ms.
             sys.setswitchinterval(SWITCH_SECONDS)
-        sinks = _open_sinks(args, feeds)  # last: opening a file empties it
+        sinks = _open_sinks(stream, feeds)  # last: opening a file empties it
         from edge.stream.run import Run
 
-        running = Run(network, feeds, sinks, args.frames, args.serial, stop)
+        target = stream.engine.latency_ms
+        latency = target / 1e3 if target else None
+        running = Run(network, feeds, sinks, args.frames, args.serial, stop, latency)
         unread.pop_all()  # from here on the run closes its sources, except one that hangs in a read
         with _status(running):
             summary = running.go()
@@ -106,10 +128,10 @@ def run(args: argparse.Namespace) -> int:
     return summary.exit_code
 
 
-def _check(args: argparse.Namespace) -> None:
-    if args.backend != "null" and not args.model:
+def _check(args: argparse.Namespace, stream: StreamConfig) -> None:
+    if stream.engine.backend != "null" and not stream.engine.model:
         raise UsageError("edge run: no --model", "", "--model NAME, or --backend null")
-    if args.json and "jsonl:-" in args.sink:
+    if args.json and any(sink.to.partition("?")[0] == "jsonl:-" for sink in stream.sinks):
         raise UsageError("--json and --sink jsonl:-", "both write to standard output", "use --summary FILE")
     if args.summary is not None:
         _check_writable(args.summary)
@@ -127,21 +149,28 @@ def _check_writable(path: Path) -> None:
         raise InputError(f"cannot write {path}", e.strerror or str(e), "check the path") from e
 
 
-def _open_feeds(args: argparse.Namespace, opened: ExitStack) -> list[Feed]:
-    from edge.sources import exists, feed_names, open_source
+def _open_feeds(stream: StreamConfig, opened: ExitStack) -> list[Feed]:
+    """Files are opened at once; what may come and go is only checked."""
+    from edge.sources import describe, feed_names, open_source
     from edge.stream.feed import Feed
 
-    sources, labels = [], []
-    for text in args.source:
-        named = _NAMED.fullmatch(text)
-        name, uri = (named[1], named[2]) if named and not exists(Path(text)) else (None, text)
-        source = open_source(uri, args.realtime)
-        opened.callback(source.close)
-        sources.append((uri, source))
-        labels.append(name or source.label)
-    max_age = args.max_age_ms / 1e3 if args.max_age_ms else None
-    names = feed_names(labels)
-    return [Feed(name, uri, source, max_age) for name, (uri, source) in zip(names, sources, strict=True)]
+    parts: list[tuple[FeedConfig, Absent | None, Source | None]] = []
+    for config in stream.feeds:
+        absent = describe(config.source)
+        source = None
+        if absent is None:
+            source = open_source(config.source, config.realtime)
+            opened.callback(source.close)
+        parts.append((config, absent, source))
+    labels = [c.name or (absent.label if absent else source.label) for c, absent, source in parts]  # type: ignore[union-attr]
+    feeds = []
+    for name, (config, absent, source) in zip(feed_names(labels), parts, strict=True):
+        if absent is None:
+            feeds.append(Feed(name, config.source, source, settings=config))
+        else:
+            opener = partial(open_source, config.source, config.realtime)
+            feeds.append(Feed(name, absent.shown, None, settings=config, opener=opener, place=absent.place))
+    return feeds
 
 
 def _infos(feeds: list[Feed]) -> list[FeedInfo]:
@@ -150,11 +179,11 @@ def _infos(feeds: list[Feed]) -> list[FeedInfo]:
     return [FeedInfo(feed.name, feed.fps) for feed in feeds]
 
 
-def _check_outputs(args: argparse.Namespace, feeds: list[Feed]) -> None:
+def _check_outputs(args: argparse.Namespace, stream: StreamConfig, feeds: list[Feed]) -> None:
     """Refuse an output that would replace what is read, or what another output writes."""
-    read = _read_paths(feeds)
+    read = _read_paths(stream)
     taken: dict[Path, str] = {}
-    for name, path in _outputs(args, feeds):
+    for name, path in _outputs(args, stream, feeds):
         if path.absolute().is_relative_to("/dev"):
             continue
         file = path.resolve()
@@ -170,21 +199,21 @@ def _check_outputs(args: argparse.Namespace, feeds: list[Feed]) -> None:
         taken[file] = name
 
 
-def _read_paths(feeds: list[Feed]) -> list[Path]:
+def _read_paths(stream: StreamConfig) -> list[Path]:
     """Files and folders that the feeds read."""
     from edge.sources import PATH_KINDS, locate
 
-    located = [locate(feed.uri) for feed in feeds]
+    located = [locate(feed.source) for feed in stream.feeds]
     return [address.path.resolve() for kind, address in located if kind in PATH_KINDS]
 
 
-def _outputs(args: argparse.Namespace, feeds: list[Feed]) -> Iterator[tuple[str, Path]]:
+def _outputs(args: argparse.Namespace, stream: StreamConfig, feeds: list[Feed]) -> Iterator[tuple[str, Path]]:
     """What writes, and where to."""
     from edge.sinks import outputs
 
-    for uri in args.sink:
-        for path in outputs(uri, _infos(feeds)):
-            yield f"--sink {uri}", path
+    for sink in stream.sinks:
+        for path in outputs(sink.to, _infos(feeds)):
+            yield f"--sink {sink.to}", path
     if args.summary is not None:
         yield "--summary", args.summary
 
@@ -197,39 +226,40 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
-def _open_network(args: argparse.Namespace, live: bool) -> Network:
+def _open_network(engine: EngineConfig, live: bool, serial: bool) -> Network:
     from edge.store import Store
     from edge.stream.network import SLOTS, engine_options, find_engine, null_network, open_network
 
-    if args.backend == "null":
-        return null_network()
-    variant = args.variant or ("exact" if args.backend == "onnxruntime_cuda" else "fast")
-    entry = find_engine(Store(args.engines), args.model, args.target, variant, args.backend)
-    options = replace(engine_options(args.threads, live, args.serial), gpu=args.gpu, batch=args.batch)
-    patience = args.batch_wait_ms / 1e3
-    network = open_network(entry, options, args.slots or SLOTS, patience, args.backend)
-    if network.batch < args.batch:
+    patience = engine.batch_wait_ms / 1e3
+    if engine.backend == "null":
+        return null_network(batch=engine.batch, patience=patience)
+    assert engine.model is not None
+    variant = engine.variant or ("exact" if engine.backend == "onnxruntime_cuda" else "fast")
+    entry = find_engine(Store(engine.engines), engine.model, engine.target, variant, engine.backend)
+    options = replace(engine_options(engine.threads or 0, live, serial), gpu=engine.gpu, batch=engine.batch)
+    network = open_network(entry, options, engine.slots or SLOTS, patience, engine.backend)
+    if network.batch < engine.batch:
         takes = network.batch
         network.close()
         raise UsageError(
-            f"--batch {args.batch}: {entry.manifest.address} takes {takes} at a time",
+            f"--batch {engine.batch}: {entry.manifest.address} takes {takes} at a time",
             "its graph was built for that",
-            f"build it with `batch = [1, {args.batch}, {args.batch}]` under [profile]",
+            f"build it with `batch = [1, {engine.batch}, {engine.batch}]` under [profile]",
         )
     return network
 
 
-def _open_sinks(args: argparse.Namespace, feeds: list[Feed]) -> list[tuple[str, Sink]]:
+def _open_sinks(stream: StreamConfig, feeds: list[Feed]) -> list[tuple[str, Sink]]:
     from edge.sinks import open_sink
 
     infos = _infos(feeds)
     sinks: list[tuple[str, Sink]] = []
     try:
-        for uri in args.sink:
-            sinks.append((uri, open_sink(uri, infos)))
+        for sink in stream.sinks:
+            sinks.append((sink.to, open_sink(sink.to, infos, sink.policy)))
     except EdgeError:
-        for _, sink in sinks:
-            sink.close()
+        for _, opened in sinks:
+            opened.close()
         raise
     return sinks
 
@@ -284,6 +314,8 @@ def _status(running: Run) -> Iterator[None]:
 
 def _status_of(feed: Feed) -> str:
     counts = feed.account.counts()
+    if feed.life.state not in ("live", "ended"):
+        return f"{feed.name} {feed.life.state}"
     lost = sum(counts.failed.values())
     text = f"{feed.name} {counts.delivered}"
     text += f" (-{sum(counts.dropped.values())})" if counts.dropped else ""

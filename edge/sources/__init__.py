@@ -80,10 +80,12 @@ class Absent:
     Attributes:
         label: a short name that a feed can be called by; without user name and password.
         shown: the address as it may be shown: without a password.
+        place: host and port that answer when it is there; None where there is no such thing.
     """
 
     label: str
     shown: str
+    place: tuple[str, int] | None = None
 
 
 class Refused(InputError):
@@ -142,6 +144,18 @@ def open_source(uri: str, realtime: bool = False) -> Source:
     """
     kind, address = locate(uri)
     return cast(Source, importlib.import_module(SOURCES[kind]).open(address, realtime))
+
+
+def describe(uri: str) -> Absent | None:
+    """What is known of a source that may come and go, before it is opened; None for one that is there or not.
+
+    Raises:
+        UsageError: the scheme or a setting is unknown.
+        InputError: there is no such file.
+    """
+    kind, address = locate(uri)
+    module = importlib.import_module(SOURCES[kind])
+    return cast(Absent, module.describe(address)) if hasattr(module, "describe") else None
 
 
 def locate(uri: str) -> tuple[str, Address]:

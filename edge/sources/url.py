@@ -11,6 +11,8 @@ from edge.address import Address, without_password
 from edge.errors import UsageError
 from edge.sources import Absent
 
+PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+
 
 @dataclass(frozen=True, slots=True)
 class Url:
@@ -60,4 +62,6 @@ def parse(address: Address, known: Mapping[str, Any]) -> Url:
     path = urlsplit(without_password(place)).path.partition("=***")[0]
     label = "-".join([host or "udp", *([str(port)] if scheme == "udp" else []), *path.strip("/").split("/")])
     full = place + ("?" + "&".join(theirs) if theirs else "")
-    return Url(scheme, host, full, Absent(label.rstrip("-"), shown), split.username is not None, settings)
+    port = port or PORTS.get(scheme)
+    absent = Absent(label.rstrip("-"), shown, (host, port) if host and port else None)
+    return Url(scheme, host, full, absent, split.username is not None, settings)

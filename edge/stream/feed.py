@@ -30,6 +30,7 @@ class Feed:
         max_age: seconds; older frames of a live feed are dropped.
         settings: of the feed; `max_age` goes before theirs.
         opener: makes a new source whenever the feed has to be looked for.
+        place: host and port that answer when it is there again.
 
     Attributes:
         ended: how it ended: `end`, `limit` (--frames), `shutdown`, `removed`, `truncated`, `lost` (a camera
@@ -47,10 +48,12 @@ class Feed:
         max_age: float | None = None,
         settings: FeedSettings | None = None,
         opener: Opener | None = None,
+        place: tuple[str, int] | None = None,
     ) -> None:
         if (source is None) is (opener is None):
             raise UsageError(f"feed {name}", "it needs a source or an opener, not both")
-        self.name, self.uri, self.source, self.opener = name, uri, source, opener
+        self.name, self.uri, self.source = name, uri, source
+        self.opener, self.place = opener, place
         self.settings = settings = settings or FeedSettings()
         if max_age is None and settings.max_age_ms is not None:
             max_age = settings.max_age_ms / 1e3

@@ -160,12 +160,12 @@ class Network:
             cast(PictureSlot, slot).place(index, black)
 
 
-def null_network(settings: str = "") -> Network:
+def null_network(settings: str = "", batch: int = 1, patience: float = 0.0) -> Network:
     """A network that costs nothing; `settings` as in `edge.backends.null`."""
     from pathlib import Path
 
-    engine = backend("null").load(Path(f"null:{settings}"), EngineOptions())
-    return Network(EngineId("null", "null", "null", "null"), engine, runtime="null")
+    engine = backend("null").load(Path(f"null:{settings}"), EngineOptions(batch=batch))
+    return Network(EngineId("null", "null", "null", "null"), engine, runtime="null", patience=patience)
 
 
 def find_engine(

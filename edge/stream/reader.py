@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 
@@ -23,6 +24,8 @@ LOST_AFTER = 100
 """Reads that fail in a row before a source is given up."""
 LATE, IN_TIME = 0.5, 0.1
 """Seconds that frames come late when a source is to hurry, and from when it need not any more."""
+KNOCK_S = 0.3
+"""Seconds between two looks whether a host answers again."""
 TOO_LATE_S = 10.0
 """A source that has hurried so long and is late still is opened anew."""
 
@@ -168,9 +171,16 @@ class Reader(threading.Thread):
             log.warning("%s: %s", feed.name, why)
 
     def _wait(self, seconds: float) -> None:
-        until = time.perf_counter() + seconds
+        """Until the pause is over, or a host that did not answer does."""
+        until, silent = time.perf_counter() + seconds, False
         while (left := until - time.perf_counter()) > 0 and self._over() is None:
-            self.stop.wait(min(left, 0.25))
+            self.stop.wait(min(left, KNOCK_S))
+            if self.feed.place is None or left <= KNOCK_S:
+                continue
+            if not _answers(self.feed.place):
+                silent = True
+            elif silent:
+                return
 
     # ------------------------------------------------------------------ frames
 
@@ -324,3 +334,12 @@ class Reader(threading.Thread):
             source.allocate = self._given_lender
         else:
             self._lender = self._given_lender
+
+
+def _answers(place: tuple[str, int]) -> bool:
+    """Whether somebody accepts connections there."""
+    try:
+        socket.create_connection(place, KNOCK_S).close()
+    except (OSError, UnicodeError):
+        return False
+    return True
