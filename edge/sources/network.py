@@ -112,7 +112,7 @@ class NetworkSource:
         self.paced = bool(self._container.duration)  # a file on a server comes as fast as the network allows
         self._packets: Iterator[Any] = self._container.demux(stream)
         self._frames: deque[Any] = deque()
-        self._keys = _KeyFrames()
+        self._keys = _KeyFrames(time.monotonic())
         self._numbers = FrameNumbers() if context.name == "h264" else None
         if self._numbers and context.extradata:
             self._numbers.gap(context.extradata)
@@ -155,9 +155,8 @@ class NetworkSource:
         except (OSError, self._errors.FFmpegError) as e:
             self.problem = f"the connection was lost: {_reason(e)}"
             return None
-        if (
-            time.monotonic() - start >= self._read_timeout
-        ):  # FFmpeg may give what it still has, and wait again
+        # FFmpeg may first give what it still has, and then wait again.
+        if time.monotonic() - start >= self._read_timeout:
             self.problem = f"nothing came for {self._read_timeout:g} s"
         elif packet is None and not self.paced:
             self.problem = "the stream ended"
@@ -169,21 +168,11 @@ class NetworkSource:
         Raises:
             Damaged: it cannot be decoded, or needs a picture that could not.
         """
-        keys, now = self._keys, time.monotonic()
         missing = self._numbers.gap(bytes(packet)) if self._numbers else False
         if packet.size and packet.is_keyframe:
-            keys.seen(now)
-            if keys.broken:
+            if self._keys.restart(time.monotonic()):
                 self._context.flush_buffers()
-            keys.broken = ""
-        elif packet.size and self.hurry and keys.gap <= HURRY_GAP:
-            keys.broken, keys.since = keys.broken or "skipped", now
-            self.skipped += 1
-            return
-        elif keys.waiting(now):
-            if keys.broken == "damaged":
-                raise Damaged(f"{self.label}: a picture is left out", "it builds on one that arrived damaged")
-            self.skipped += 1
+        elif packet.size and self._left_out():
             return
         elif missing:
             raise self._damage("the one before it is missing")
@@ -196,9 +185,25 @@ class NetworkSource:
         except (OSError, ValueError, self._errors.FFmpegError) as e:
             raise self._damage(_reason(e)) from None
 
+    def _left_out(self) -> bool:
+        """Whether a packet that is no key frame is not decoded, and counted as what it is.
+
+        Raises:
+            Damaged: it builds on a picture that arrived damaged.
+        """
+        keys, now = self._keys, time.monotonic()
+        if self.hurry and keys.gap <= HURRY_GAP:
+            keys.wait("skipped", now)
+        if not keys.waiting(now):
+            return False
+        if keys.cause == "damaged" and not self.hurry:
+            raise Damaged(f"{self.label}: a picture is left out", "it builds on one that arrived damaged")
+        self.skipped += keys.cause != "started"  # nobody misses what was sent before we came
+        return True
+
     def _damage(self, why: str) -> Damaged:
         """From here on nothing can be believed until the next key frame."""
-        self._keys.broken, self._keys.since = "damaged", time.monotonic()
+        self._keys.wait("damaged", time.monotonic())
         self._frames.clear()
         return Damaged(f"{self.label}: a picture arrived damaged", why)
 
@@ -229,24 +234,29 @@ class _KeyFrames:
 
     Attributes:
         gap: seconds between the last two.
-        broken: why what follows cannot be decoded, `damaged` or `skipped`; "" where it can.
-        since: when that began.
+        cause: why what follows cannot be decoded, `started`, `damaged` or `skipped`; "" where it can.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
         self.gap = float("inf")
-        self.broken = ""
-        self.since = 0.0
+        self.cause, self._since = "started", now
         self._last: float | None = None
 
-    def seen(self, now: float) -> None:
+    def wait(self, cause: str, now: float) -> None:
+        """From now on a key frame is needed; damage stays the cause when more is left out."""
+        self.cause = "damaged" if self.cause == "damaged" else cause
+        self._since = now
+
+    def restart(self, now: float) -> bool:
+        """A key frame came; tells whether it was waited for."""
         self.gap = now - self._last if self._last is not None else self.gap
-        self._last = now
+        waited, self.cause, self._last = bool(self.cause), "", now
+        return waited
 
     def waiting(self, now: float) -> bool:
-        if self.broken and now > self.since + KEY_PATIENCE:
-            self.broken = ""
-        return bool(self.broken)
+        if now > self._since + KEY_PATIENCE:
+            self.cause = ""
+        return bool(self.cause)
 
 
 def _pyav() -> Any:

@@ -256,11 +256,25 @@ def test_where_key_frames_are_rare_there_is_no_hurry(
 
 
 def test_a_stream_that_never_has_a_key_frame_is_believed_again_after_a_while() -> None:
-    keys = network._KeyFrames()
-    keys.broken, keys.since = "damaged", 100.0
+    keys = network._KeyFrames(now=0.0)
+    assert keys.waiting(0.0), "what comes first builds on pictures from before"
+    assert not keys.waiting(0.1 + network.KEY_PATIENCE)
+    keys.wait("damaged", 100.0)
     assert keys.waiting(100.0 + network.KEY_PATIENCE)
     assert not keys.waiting(100.1 + network.KEY_PATIENCE)
-    assert not keys.waiting(100.0)
+    assert not keys.waiting(100.2 + network.KEY_PATIENCE)
+
+
+def test_a_stream_that_is_joined_in_the_middle_begins_with_a_key_frame(rtsp_server: RtspServer) -> None:
+    first = open_source(rtsp_server.url("/cam1"))
+    read(first, 3)
+    for _ in range(3):
+        source: Any = open_source(rtsp_server.url("/cam1"))
+        assert number_of(read(source, 1)[0].image) % 10 == 0
+        assert source.skipped == 0
+        source.close()
+        read(first, 4)
+    first.close()
 
 
 def test_another_thread_may_close_it_while_it_waits(calm: RtspServer) -> None:
