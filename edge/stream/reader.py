@@ -55,6 +55,7 @@ class Reader(threading.Thread):
         self.since: float | None = None
         self._start: float | None = None
         self._backoff = Backoff(feed.settings.reconnect)
+        self._told = False
         self._skipped = 0
         self._hurried: float | None = None
 
@@ -166,8 +167,8 @@ class Reader(threading.Thread):
         feed = self.feed
         state: State = "reconnecting" if feed.last_arrived is not None else "connecting"
         feed.error = None
-        if feed.life.to(state, why) or feed.life.counts["told"] == 0:
-            feed.life.counts["told"] += 1
+        if feed.life.to(state, why) or not self._told:
+            self._told = True
             log.warning("%s: %s", feed.name, why)
 
     def _wait(self, seconds: float) -> None:
