@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from mjpeg import mjpeg_server
-from rtsp import RtspServer, number_of
+from rtsp import RtspServer, draw_number, free_port, number_of
 
 from edge.address import without_password
 from edge.errors import InputError, MissingPackage, UsageError
@@ -214,8 +215,6 @@ def test_credentials_are_percent_encoded_in_an_address(rtsp_server: RtspServer) 
 
 
 def test_frames_are_decoded_into_memory_that_is_given(rtsp_server: RtspServer) -> None:
-    import numpy as np
-
     source: Any = open_source(rtsp_server.url("/cam0"))
     given: list[Any] = []
 
@@ -293,7 +292,6 @@ def test_another_thread_may_close_it_while_it_waits(calm: RtspServer) -> None:
 
 def test_pictures_over_http_have_no_times_of_their_own() -> None:
     import cv2
-    import numpy as np
 
     data = cv2.imencode(".jpg", np.full((48, 64, 3), 200, np.uint8))[1].tobytes()
     with mjpeg_server([data] * 4) as url:
@@ -302,3 +300,34 @@ def test_pictures_over_http_have_no_times_of_their_own() -> None:
     assert [picture.pts for picture in pictures] == [None] * 4
     assert source.fps is None
     assert source.problem
+
+
+def test_a_transport_stream_over_udp() -> None:
+    import av
+
+    port, sent, stop = free_port(), threading.Event(), threading.Event()
+
+    def send() -> None:
+        with av.open(f"udp://127.0.0.1:{port}?pkt_size=1316", "w", format="mpegts") as container:
+            stream: Any = container.add_stream("mpeg2video", rate=25)
+            stream.width, stream.height, stream.pix_fmt, stream.gop_size = 320, 240, "yuv420p", 5
+            for number in range(1000):
+                image = np.full((240, 320, 3), 90, np.uint8)
+                draw_number(image, number % 256)
+                frame: Any = av.VideoFrame.from_ndarray(image, format="bgr24")
+                frame.pts = number
+                container.mux(stream.encode(frame))
+                if stop.wait(0.01):
+                    break
+        sent.set()
+
+    threading.Thread(target=send, daemon=True).start()
+    source = open_source(f"udp://127.0.0.1:{port}")
+    pictures = read(source, 20)
+    stop.set()
+    source.close()
+    assert sent.wait(20)
+    numbers = [number_of(picture.image) for picture in pictures]
+    assert all((after - before) % 256 == 1 for before, after in pairwise(numbers))
+    assert [round(after.pts - before.pts, 3) for before, after in pairwise(pictures)] == [0.04] * 19
+    assert source.fps == 25
