@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -77,6 +78,8 @@ class Feed:
         self.reader_count = 0
         self.ended: str | None = None
         self.error: str | None = None
+        self.begun: float | None = None
+        """When it was first looked for, `time.perf_counter()` seconds."""
         self.first_captured: float | None = None
         self.last_arrived: float | None = None
         self.last_delivered: float | None = None
@@ -90,6 +93,12 @@ class Feed:
     def wants_thumbs(self) -> bool:
         """Whether anything is decided by a small copy of the picture."""
         return self.health is not None or self.gate is not None
+
+    def patience(self, now: float) -> float:
+        """Seconds left until it is given up; infinity where it never is."""
+        give_up = self.settings.reconnect.give_up_s
+        since = self.last_arrived or self.begun or now
+        return math.inf if give_up is None else since + give_up - now
 
     def discard(self, cause: str, frames: int = 1) -> None:
         """Frames that were read and go no further."""

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edge.stream.config import ReconnectConfig
@@ -58,9 +58,15 @@ class Life:
         return self.now.state in OVER
 
     def to(self, state: State, reason: str = "") -> bool:
-        """Come into a state; whether that is another one than before. What is over stays so."""
+        """Come into a state; whether that is another one than before. What is over stays so.
+
+        A newer reason for the same state takes the place of the one before.
+        """
         with self._lock:
-            if self.now.state == state or self.over:
+            if self.over:
+                return False
+            if self.now.state == state:
+                self.now = self.changes[-1] = replace(self.now, reason=reason or self.now.reason)
                 return False
             self.now = Change(state, time.time(), reason)
             self.changes.append(self.now)

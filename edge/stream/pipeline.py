@@ -43,21 +43,21 @@ class Rider(NamedTuple):
 
     feed: Feed
     frame: Frame
-    placement: Placement | None
+    placement: Placement | None = None
+    gated: bool = False
+    """It is not run, and gets the finding of the frame `like` once more."""
+    like: int | None = None
 
 
 class Flight(NamedTuple):
-    """A batch in a slot, on its way."""
+    """A batch in a slot, on its way, and the frames that only wait for its results."""
 
-    slot: Slot | None
-    """None for a frame that is not run: it waits for the results before it."""
+    slot: Slot
     riders: list[Rider]
     started: float
     """When the loop took the batch up, `time.perf_counter()` seconds."""
     prepared: float
     """When its slot was filled."""
-    like: int | None = None
-    """For a frame that is not run, the number of the one whose finding it gets."""
 
 
 class Pipeline:
@@ -94,7 +94,6 @@ class Pipeline:
         self.stopped: DeviceLost | None = None
         self.size = BatchSize(network.batch, latency)
         self._idle, self._flying = deque(self.slots), deque[Flight]()
-        self._behind: list[Flight] = []
 
     def device_summary(self) -> dict[str, Any] | None:
         """What the device did; None on a processor.
@@ -119,62 +118,46 @@ class Pipeline:
         self._guarded(self._serial)
 
     def _land(self) -> None:
-        """Finish the oldest batch in flight, and the frames that only waited for it."""
+        """Finish the oldest batch in flight."""
         self._idle.append(self._finish(self._flying.popleft()))
-        while self._flying and self._flying[0].slot is None:
-            self._repeat(self._flying.popleft())
 
     def _overlapped(self) -> None:
         idle, flying = self._idle, self._flying
         while True:
-            frames = self._take(wait=not flying)
-            if frames:
-                if flight := self._launch(idle[0], frames):
+            taken = self._take(wait=not flying)
+            if taken:
+                if flight := self._launch(idle[0], taken):
                     idle.popleft()
                     flying.append(flight)
-                self._fall_in()
             elif not flying:
                 return
-            if flying and (not frames or not idle):
+            if flying and (not taken or not idle):
                 self._land()
 
     def _serial(self) -> None:
-        while frames := self._take(wait=True):
-            if flight := self._launch(self.slots[0], frames):
+        while taken := self._take(wait=True):
+            if flight := self._launch(self.slots[0], taken):
                 self._finish(flight)
-            self._fall_in()
 
-    def _fall_in(self) -> None:
-        """Frames that were left out while a batch was formed come after it."""
-        for flight in self._behind:
-            if self._flying:
-                self._flying.append(flight)
-            else:
-                self._repeat(flight)
-        self._behind.clear()
+    def _take_one(self, batch: list[Rider], wait: bool, until: float = math.inf) -> Lane | None:
+        """Add the next frame that is to be run to a batch; its lane, None where there is none just now.
 
-    def _take_one(
-        self, wait: bool, until: float = math.inf, forming: bool = False
-    ) -> tuple[Lane, Frame] | None:
-        """The next frame that is to be run; others only get the result before them once more.
-
-        Args:
-            forming: frames were taken for the next batch: the others come after it.
+        One that is not run waits for the results before it: with this batch, or the newest in flight.
         """
         while (taken := self.admission.take(wait, until)) is not None:
-            feed, frame = self.feeds[taken[1].feed], taken[1]
+            lane, frame = taken
+            feed = self.feeds[frame.feed]
             if feed.gate is None or self._is_to_run(feed, feed.gate, frame):
                 feed.looked_at = frame.seq
-                return taken
-            now = time.perf_counter()
-            flight = Flight(None, [Rider(feed, frame, None)], now, now, feed.looked_at)
-            if forming:
-                self._behind.append(flight)
+                batch.append(Rider(feed, frame))
+                return lane
+            rider = Rider(feed, frame, gated=True, like=feed.looked_at)
+            if batch:
+                batch.append(rider)
             elif self._flying:
-                self._flying.append(flight)
-                wait = False  # what is in flight comes first
+                self._flying[-1].riders.append(rider)
             else:
-                self._repeat(flight)
+                self._repeat(rider)
         return None
 
     def _is_to_run(self, feed: Feed, gate: MotionGate, frame: Frame) -> bool:
@@ -191,91 +174,93 @@ class Pipeline:
             return True
         return False
 
-    def _repeat(self, flight: Flight) -> None:
+    def _repeat(self, rider: Rider) -> None:
         """The last finding once more, for a frame in which nothing moved."""
-        (rider,) = flight.riders
         feed, frame = rider.feed, rider.frame
-        if feed.last is None or feed.found_in != flight.like:  # the frame that it looks like has failed
+        if feed.last is None or feed.found_in != rider.like:  # the frame that it looks like has failed
             feed.account.drop("gated")
             return
         done = time.perf_counter()
         flags = (*frame.flags, "gated")
-        stages = _stages(flight, frame, done, done)
+        stages = _stages(frame, done, done, 0.0, done, done)
         feed.times.add(stages)
         self._hand_over(feed, Result(frame, self.network.id, feed.last, stages, flags), done)
 
-    def _take(self, wait: bool) -> list[Frame]:
+    def _take(self, wait: bool) -> list[Rider]:
         """Frames for one batch: the first, and others that come before its patience ends."""
-        taken = self._take_one(wait)
-        if taken is None:
-            return []
-        size = self.size
-        if size.limit == 1:
-            if size.target is not None:
-                size.took(1, self.admission.waiting)
-            return [taken[1]]
-        lanes, frames = [taken[0]], [taken[1]]
-        until = frames[0].captured + self.network.patience
-        while len(frames) < size.limit and self.admission.may_give(lanes):
-            more = self._take_one(True, min(until, time.perf_counter() + SLICE), forming=True)
+        batch: list[Rider] = []
+        first = self._take_one(batch, wait)
+        if first is None:
+            return batch
+        size, lanes = self.size, [first]
+        until = batch[0].frame.captured + self.network.patience
+        while len(lanes) < size.limit and self.admission.may_give(lanes):
+            more = self._take_one(batch, True, min(until, time.perf_counter() + SLICE))
             if more is not None:
-                lanes.append(more[0])
-                frames.append(more[1])
+                lanes.append(more)
             elif time.perf_counter() >= until:
                 break
-            elif self._flying and self._oldest_is_done():
-                self._land_before(frames)
+            elif self._flying and self._flying[0].slot.done():
+                self._land_before(batch)
         if size.target is not None:
-            size.took(len(frames), self.admission.waiting)
-        return frames
+            size.took(len(lanes), self.admission.waiting)
+        return batch
 
-    def _oldest_is_done(self) -> bool:
-        slot = self._flying[0].slot
-        return slot is None or slot.done()
-
-    def _land_before(self, frames: list[Frame]) -> None:
-        """A result that is there has not to wait for the batch that these frames are taken for."""
+    def _land_before(self, batch: list[Rider]) -> None:
+        """A result that is there has not to wait for the batch that is being formed."""
         try:
             self._land()
         except DeviceLost as lost:
-            for frame in frames:
-                self._fail(self.feeds[frame.feed], "preprocess", lost)
+            self._fail_all(batch, "preprocess", lost)
             raise
 
-    def _launch(self, slot: Slot, frames: list[Frame]) -> Flight | None:
+    def _launch(self, slot: Slot, taken: list[Rider]) -> Flight | None:
         """Fill the slot and start it; None when all its frames failed on the way."""
         started = time.perf_counter()
         riders: list[Rider] = []
+        rows = 0
         lost: DeviceLost | None = None
-        for frame in frames:
-            feed = self.feeds[frame.feed]
+        for rider in taken:
+            if rider.gated:
+                riders.append(rider)
+                continue
             try:
                 if lost is not None:
                     raise lost
-                riders.append(Rider(feed, frame, self.network.prepare(frame, slot, len(riders))))
+                riders.append(rider._replace(placement=self.network.prepare(rider.frame, slot, rows)))
+                rows += 1
             except Exception as e:  # this frame is lost, its feed and the others of the batch go on
-                self._fail(feed, "preprocess", e)
+                self._fail(rider.feed, "preprocess", e)
                 lost = e if isinstance(e, DeviceLost) else lost
         if lost is not None:
             self._fail_all(riders, "infer", lost)
             raise lost
-        if not riders:
+        if not rows:
+            self._wait_behind(riders)
             return None
         prepared = time.perf_counter()
         try:
-            slot.submit(len(riders))
+            slot.submit(rows)
         except DeviceLost as e:
             self._fail_all(riders, "infer", e)
             raise
         except Exception as e:
-            self._fail_all(riders, "infer", e)
+            self._fail_all([rider for rider in riders if not rider.gated], "infer", e)
+            self._wait_behind([rider for rider in riders if rider.gated])
             return None
         return Flight(slot, riders, started, prepared)
+
+    def _wait_behind(self, gated: list[Rider]) -> None:
+        """Frames that are not run, of a batch that is not run either."""
+        if self._flying:
+            self._flying[-1].riders.extend(gated)
+            return
+        for rider in gated:
+            self._repeat(rider)
 
     def _finish(self, flight: Flight) -> Slot:
         """Wait for the slot, interpret its outputs, deliver the results; the slot is free again."""
         slot = flight.slot
-        assert slot is not None
         try:
             outputs = slot.wait()
         except DeviceLost as lost:
@@ -287,15 +272,20 @@ class Pipeline:
         executed = time.perf_counter()
         if slot.spans:
             self._count(slot.spans)
-        for index, rider in enumerate(flight.riders):
-            executed = self._interpret(flight, rider, index, outputs, executed)
+        row = 0
+        for rider in flight.riders:
+            if rider.gated:
+                self._repeat(rider)
+                continue
+            executed = self._interpret(flight, rider, row, outputs, executed)
+            row += 1
         return slot
 
     def _interpret(
         self, flight: Flight, rider: Rider, index: int, outputs: Mapping[str, Array], begun: float
     ) -> float:
         """Deliver the finding of picture `index`; when that was."""
-        feed, frame, placement = rider
+        feed, frame, placement = rider[:3]
         try:
             broken = has_nan(outputs, index)
             payload = self.network.interpret(outputs, placement, index)
@@ -303,7 +293,7 @@ class Pipeline:
             self._fail(feed, "postprocess", e)
             return time.perf_counter()
         done = time.perf_counter()
-        stages = _stages(flight, frame, begun, done)
+        stages = _stages(frame, flight.started, flight.prepared, flight.slot.infer_seconds, begun, done)
         feed.times.add(stages)
         self.size.gave(stages["total"])
         flags = frame.flags
@@ -356,15 +346,16 @@ class Pipeline:
 
     def _fail_flying(self, lost: DeviceLost) -> None:
         """Whatever is in flight when the context dies is lost."""
-        self._flying.extend(self._behind)
-        self._behind.clear()
         while self._flying:
-            for rider in self._flying.popleft().riders:
-                self._fail(rider.feed, "infer", lost)
+            self._fail_all(self._flying.popleft().riders, "infer", lost)
 
     def _fail_all(self, riders: list[Rider], stage: str, error: Exception) -> None:
+        """Those that were to be run are lost; the others may have another finding to repeat."""
         for rider in riders:
-            self._fail(rider.feed, stage, error)
+            if rider.gated:
+                self._repeat(rider)
+            else:
+                self._fail(rider.feed, stage, error)
 
     def _fail(self, feed: Feed, stage: str, error: Exception) -> None:
         feed.looked_at = None  # whatever it showed has not been looked at
@@ -372,13 +363,15 @@ class Pipeline:
         self.faults.report(feed.name, stage, error)
 
 
-def _stages(flight: Flight, frame: Frame, executed: float, done: float) -> dict[str, float]:
+def _stages(
+    frame: Frame, started: float, prepared: float, infer: float, executed: float, done: float
+) -> dict[str, float]:
     """Seconds of each stage. What `total` has beyond their sum is waiting: for a stream, or for the loop."""
     return {
         "capture": frame.read_seconds,
-        "queue": flight.started - frame.captured,
-        "preprocess": flight.prepared - flight.started,
-        "infer": flight.slot.infer_seconds if flight.slot is not None else 0.0,
+        "queue": started - frame.captured,
+        "preprocess": prepared - started,
+        "infer": infer,
         "postprocess": done - executed,
         "total": done - frame.captured,
     }

@@ -8,12 +8,12 @@ import threading
 import time
 
 from edge.backends import Lender
-from edge.errors import EdgeError, InputError
+from edge.errors import EdgeError, InputError, MissingPackage, UsageError
 from edge.sources import Damaged, Picture, Refused, Source
 from edge.stream.admission import Admission
 from edge.stream.faults import Faults, describe
 from edge.stream.feed import Feed
-from edge.stream.life import Backoff, State
+from edge.stream.life import Backoff, Lag, State
 from edge.stream.limit import crop
 from edge.stream.thumb import thumbnail
 from edge.types import Frame
@@ -36,6 +36,7 @@ class Reader(threading.Thread):
     Attributes:
         since: when the call into the source that is under way began, `time.perf_counter()` seconds; None
             between calls.
+        opening: whether that call opens it.
     """
 
     def __init__(
@@ -53,34 +54,48 @@ class Reader(threading.Thread):
         self.limit = limit
         self.given_up = threading.Event()
         self.since: float | None = None
+        self.opening = False
+        self._source = feed.source
         self._start: float | None = None
         self._backoff = Backoff(feed.settings.reconnect)
-        self._told = False
+        self._told = ""
         self._skipped = 0
         self._hurried: float | None = None
 
     def lend(self, lender: Lender | None) -> None:
         """From now on frames are to be in this memory: decoded there, or copied by this thread."""
         self._given_lender = lender
-        if self.feed.source is not None:
-            self._let_use(self.feed.source)
+        if self._source is not None:
+            self._let_use(self._source)
 
     def give_up(self) -> None:
-        """Nobody waits for this thread any more; what it brings when its read comes back is thrown away."""
+        """Nobody waits for this thread any more; what it brings when its read comes back is thrown away.
+
+        The source is left to it: nothing native may be closed while a read is under way.
+        """
         self.given_up.set()
-        if self.feed.source is not None:
-            self.feed.source.close()
 
     def run(self) -> None:
         feed = self.feed
+        feed.begun = feed.begun or time.perf_counter()
         try:
             ended = self._keep_reading() if feed.opener else self._read_all()
         except Exception as e:  # whatever it is, it ends this feed and no other
             ended = "fault"
             feed.error = describe(e)
             self.faults.report(feed.name, "reading", e)
-        if self.given_up.is_set():
-            return
+        if not self.given_up.is_set():
+            self._end(ended)
+
+    def fail(self, why: str) -> None:
+        """The feed is looked for no longer."""
+        self.feed.error = why
+        give_up = self.feed.settings.reconnect.give_up_s
+        self.faults.report(self.feed.name, "reading", InputError(f"given up after {give_up:g} s", why))
+        self._end("failed")
+
+    def _end(self, ended: str) -> None:
+        feed = self.feed
         feed.ended = ended
         over: State = "failed" if ended in ("fault", "failed", "lost") else "ended"
         feed.life.to(over, feed.error or ended)
@@ -92,11 +107,14 @@ class Reader(threading.Thread):
         feed = self.feed
         assert feed.source is not None
         feed.life.to("live")
-        while True:
-            if (ended := self._over()) is not None:
-                return ended
-            if not self._read(feed.source):
-                return self._ended(feed.source.problem)
+        try:
+            while True:
+                if (ended := self._over()) is not None:
+                    return ended
+                if not self._read(feed.source):
+                    return self._ended(feed.source.problem)
+        finally:
+            feed.source.close()
 
     def _ended(self, problem: str | None) -> str:
         """A file that is shorter than it says is what it is; a camera that goes away is a fault."""
@@ -112,7 +130,6 @@ class Reader(threading.Thread):
     def _keep_reading(self) -> str:
         """Connect, read until the connection is lost, wait, connect again."""
         feed = self.feed
-        missing = time.perf_counter()
         while True:
             if (ended := self._over()) is not None:
                 return ended
@@ -121,38 +138,40 @@ class Reader(threading.Thread):
                 why = self._read_connection()
             except Refused as e:
                 why, refused = describe(e), True
+            except (UsageError, MissingPackage):  # no attempt will ever succeed
+                raise
             except (EdgeError, OSError) as e:
                 why = describe(e)
+            except Exception as e:  # a fault in a decoder or driver is no reason never to look again
+                why = describe(e)
+                self.faults.report(feed.name, "reading", e)
             if (ended := self._over()) is not None:
                 return ended
             if feed.reader_count > before:
-                missing = time.perf_counter()
                 self._backoff.reset()
-            give_up = feed.settings.reconnect.give_up_s
-            if give_up is not None and time.perf_counter() - missing > give_up:
-                feed.error = why
-                self.faults.report(feed.name, "reading", InputError(f"given up after {give_up:g} s", why))
+            left = feed.patience(time.perf_counter())
+            if left <= 0:
+                self.fail(why)
                 return "failed"
-            pause = self._backoff.next(refused)
-            self._absent(f"{why}; the next attempt in {pause:.1f} s")
-            if give_up is not None:
-                pause = min(pause, max(0.0, missing + give_up - time.perf_counter()) + 0.01)
+            pause = min(self._backoff.next(refused), left + 0.01)
+            self._absent(why, pause)
             self._wait(pause)
 
     def _read_connection(self) -> str:
         """One connection, from opening to its loss; why it was lost."""
         feed = self.feed
         assert feed.opener is not None
-        self.since = time.perf_counter()
-        source = feed.opener()
-        self.since = None
-        if self.given_up.is_set():
-            source.close()
-            return "given up"
-        feed.source, feed.fps = source, source.fps
-        self._skipped, self._hurried = 0, None
-        self._let_use(source)
+        self.since, self.opening = time.perf_counter(), True
         try:
+            source = feed.opener()
+        finally:
+            self.since, self.opening = None, False
+        try:
+            if self.given_up.is_set():
+                return "given up"
+            self._source, feed.fps, feed.lag = source, source.fps, Lag()
+            self._skipped, self._hurried = 0, None
+            self._let_use(source)
             while self._over() is None:
                 if not self._read(source):
                     return source.problem or "the stream ended"
@@ -160,16 +179,18 @@ class Reader(threading.Thread):
                     return f"its frames came too late for {TOO_LATE_S:g} s"
             return "stopped"
         finally:
+            self._source = None
             source.close()
 
-    def _absent(self, why: str) -> None:
+    def _absent(self, why: str, pause: float) -> None:
         """Told at once when the reason is new, and not at every attempt."""
         feed = self.feed
         state: State = "reconnecting" if feed.last_arrived is not None else "connecting"
         feed.error = None
-        if feed.life.to(state, why) or not self._told:
-            self._told = True
-            log.warning("%s: %s", feed.name, why)
+        reason = f"{why}; the next attempt in {pause:.1f} s"
+        if feed.life.to(state, reason) or why != self._told:
+            self._told = why
+            log.warning("%s: %s", feed.name, reason)
 
     def _wait(self, seconds: float) -> None:
         """Until the pause is over, or a host that did not answer does."""
@@ -188,10 +209,10 @@ class Reader(threading.Thread):
     def _over(self) -> str | None:
         """Why no more is to be read; None where it goes on."""
         feed = self.feed
-        if self.given_up.is_set() or self.stop.is_set():
-            return "shutdown"
         if feed.removed.is_set():
             return "removed"
+        if self.given_up.is_set() or self.stop.is_set():
+            return "shutdown"
         if self.limit is not None and feed.reader_count >= self.limit:
             return "limit"
         return None
@@ -215,7 +236,7 @@ class Reader(threading.Thread):
                 continue
             finally:
                 self.since = None
-            if picture is None:
+            if picture is None or self.given_up.is_set():
                 return False
             self._hand_in(source, picture, start)
             return True
@@ -311,7 +332,8 @@ class Reader(threading.Thread):
         if skipped > self._skipped:
             self._leave_out("behind", skipped - self._skipped)
             self._skipped = skipped
-        if late > LATE:
+        waited = now - (self.feed.last_arrived or now)  # as long as nothing came, nothing queued up
+        if late - waited > LATE:
             self._hurried = now if self._hurried is None else self._hurried
         elif late < IN_TIME:
             self._hurried = None

@@ -109,7 +109,6 @@ class Run:
         if feed is None:
             raise UsageError(f"no feed '{name}'", "", nearest(name, self._by_name))
         feed.removed.set()
-        self._watch.remove(name)
         self.admission.remove(feed.lane)
         feed.ended = feed.ended or "removed"
         feed.life.to("ended", "removed")
@@ -122,6 +121,8 @@ class Run:
     def _start(self, reader: Reader) -> None:
         self._watch.add(reader)
         reader.start()
+        if reader.feed.live and self._watch.ident is None:
+            self._watch.start()
 
     def _reader_instead(self, reader: Reader) -> Reader:
         another = self._reader(reader.feed)
@@ -148,14 +149,14 @@ class Run:
             for reader in readers:
                 self._start(reader)
             self._running = True
-        if any(feed.live for feed in self.feeds) or self.admission.open_end:
-            self._watch.start()
         try:
             pipeline.serial() if self.serial else pipeline.overlapped()
         finally:
             with self._changing:
                 self._running = False
             self.stop.set()  # a reader that still waits for its camera has nobody to read for
+            if self._watch.is_alive():
+                self._watch.join(LIVE_PATIENCE)
             self.admission.close()
             counts = [outlet.close() for outlet in outlets]
             for outlet in score:
@@ -178,9 +179,9 @@ class Run:
         for reader in sorted(readers, key=lambda r: not r.feed.live):
             patience = LIVE_PATIENCE if reader.feed.live else PATIENCE
             reader.join(max(0.0, now + patience - time.perf_counter()))
-            source = reader.feed.source
-            if source is not None and not reader.is_alive():
-                source.close()
+            if reader.is_alive():
+                with reader.feed.lock:  # what it brings later is not counted any more
+                    reader.give_up()
 
     def _summary(
         self, pipeline: Pipeline, wall: float, cpu: float, sinks: list[tuple[str, OutletCounts]]

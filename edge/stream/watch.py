@@ -17,6 +17,8 @@ GRACE = 1.0
 """Seconds that a stalled feed has to come back by itself, before it is opened anew."""
 OPENING = 3.0
 """Seconds beyond its timeout that opening a source may take."""
+FIRST_FRAME = 12.0
+"""Seconds that the first frame may take: a stream joined in the middle waits for its key frame."""
 LEFT_BEHIND = 4
 """Threads that may hang in reads of one feed; then it is waited for one of them."""
 
@@ -33,7 +35,7 @@ class Watch(threading.Thread):
 
     def __init__(self, stop: threading.Event, replace: Replace) -> None:
         super().__init__(name="watch", daemon=True)
-        self._stop, self._replace = stop, replace
+        self.stop, self._replace = stop, replace
         self._lock = threading.Lock()
         self._readers: dict[str, Reader] = {}
         self._left: dict[str, list[Reader]] = {}
@@ -42,17 +44,13 @@ class Watch(threading.Thread):
         with self._lock:
             self._readers[reader.feed.name] = reader
 
-    def remove(self, name: str) -> None:
-        with self._lock:
-            self._readers.pop(name, None)
-
     def readers(self) -> list[Reader]:
         """Who reads now, by feed."""
         with self._lock:
             return list(self._readers.values())
 
     def run(self) -> None:
-        while not self._stop.wait(EVERY):
+        while not self.stop.wait(EVERY):
             for reader in self.readers():
                 self.look(reader, time.perf_counter())
 
@@ -64,8 +62,10 @@ class Watch(threading.Thread):
         health = feed.settings.health
         if feed.life.state in ("connecting", "reconnecting"):
             since = reader.since
-            if since is not None and now - since > feed.settings.reconnect.open_s + OPENING:
-                self._give_up(reader, f"opening it has not come back for {now - since:.0f} s")
+            most = feed.settings.reconnect.open_s + OPENING if reader.opening else FIRST_FRAME
+            if since is not None and now - since > most:
+                what = "opening it" if reader.opening else "its first frame"
+                self._give_up(reader, f"{what} has not come for {now - since:.0f} s", now)
             return
         silent = now - (feed.last_arrived or now)
         if silent <= health.stalled_s:
@@ -73,16 +73,20 @@ class Watch(threading.Thread):
         if feed.life.to("stalled", f"no frame for {silent:.1f} s"):
             log.warning("%s: stalled: %s", feed.name, feed.life.now.reason)
         if feed.opener is not None and silent > health.stalled_s + GRACE:
-            self._give_up(reader, f"no frame for {silent:.1f} s")
+            self._give_up(reader, f"no frame for {silent:.1f} s", now)
 
-    def _give_up(self, reader: Reader, why: str) -> None:
+    def _give_up(self, reader: Reader, why: str, now: float) -> None:
         feed = reader.feed
+        over = feed.patience(now) <= 0
         left = [r for r in self._left.get(feed.name, []) if r.is_alive()]
-        if len(left) >= LEFT_BEHIND:
+        if len(left) >= LEFT_BEHIND and not over:
             return
         with feed.lock:
             reader.give_up()
         feed.given_up += 1
+        if over:
+            reader.fail(why)
+            return
         feed.life.to("reconnecting" if feed.last_arrived is not None else "connecting", why)
         self._left[feed.name] = [*left, reader]
         log.warning("%s: opened anew: %s", feed.name, why)

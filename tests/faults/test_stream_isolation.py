@@ -21,8 +21,8 @@ from edge.sinks import open_sink
 from edge.sources import Picture
 from edge.stream.faults import Faults
 from edge.stream.feed import Feed
-from edge.stream.reader import LOST_AFTER
 from edge.stream.network import Network, null_network
+from edge.stream.reader import LOST_AFTER
 from edge.stream.run import Run
 
 
