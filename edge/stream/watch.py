@@ -64,8 +64,8 @@ class Watch(threading.Thread):
             since = reader.since
             most = feed.settings.reconnect.open_s + OPENING if reader.opening else FIRST_FRAME
             if since is not None and now - since > most:
-                what = "opening it" if reader.opening else "its first frame"
-                self._give_up(reader, f"{what} has not come for {now - since:.0f} s", now)
+                what = "opening it has not come back" if reader.opening else "no first frame"
+                self._give_up(reader, f"{what} for {now - since:.0f} s", now)
             return
         silent = now - (feed.last_arrived or now)
         if silent <= health.stalled_s:

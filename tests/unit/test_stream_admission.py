@@ -172,3 +172,93 @@ def test_a_snapshot_is_a_copy() -> None:
     account.read()
     account.drop("stale")
     assert (counts.read, counts.dropped) == (1, {"stale": 1})
+
+
+def test_of_the_feeds_that_have_a_frame_the_one_served_longest_ago_is_next() -> None:
+    lanes = [Lane(live=True) for _ in range(4)]
+    admission = Admission(lanes)
+    order: list[str] = []
+
+    def turn(*names: str) -> None:
+        for name in names:
+            admission.offer(lanes["abcd".index(name)], frame(0, name))
+        found = admission.take(wait=False)
+        assert found is not None
+        order.append(found[1].feed)
+
+    turn("a", "b")
+    turn("a")
+    turn("a", "c")
+    turn("b", "d")
+    turn()
+    turn()
+    assert order == ["a", "b", "c", "d", "a", "b"]
+
+
+def test_a_slow_feed_is_served_at_once_among_fast_ones() -> None:
+    lanes = [Lane(live=True) for _ in range(16)]
+    admission = Admission(lanes)
+    waits = []
+    for number in range(200):
+        for lane in lanes[1:]:
+            admission.offer(lane, frame(number, "fast"))
+        if number % 20 == 0:
+            admission.offer(lanes[0], frame(number, "slow"))
+            waited = 0
+        found = admission.take(wait=False)
+        assert found is not None
+        waited += 1
+        if found[0] is lanes[0]:
+            waits.append(waited)
+    assert len(waits) == 10
+    assert max(waits) == 1
+
+
+def test_a_lane_that_is_added_takes_its_turn_and_no_more() -> None:
+    old, new = Lane(live=False), Lane(live=False)
+    admission = Admission([old])
+    for seq in range(50):
+        admission.offer(old, frame(seq, "old"))
+        admission.take()
+    admission.add(new)
+    order = []
+    for _ in range(8):
+        for lane, name in ((old, "old"), (new, "new")):
+            while len(lane.waiting) < PREFETCH:
+                admission.offer(lane, frame(0, name))
+        found = admission.take()
+        assert found is not None
+        order.append(found[1].feed)
+    assert order.count("new") == 4
+
+
+def test_a_lane_that_is_removed_drops_what_waits_and_what_comes_and_frees_its_reader() -> None:
+    lane, other = Lane(live=False), Lane(live=True)
+    admission = Admission([lane, other])
+    reader = threading.Thread(target=lambda: [admission.offer(lane, frame(i)) for i in range(PREFETCH + 3)])
+    reader.start()
+    while len(lane.waiting) < PREFETCH:
+        time.sleep(0.001)
+    admission.remove(lane)
+    reader.join(5)
+    assert not reader.is_alive()
+    assert lane.account.counts().dropped == {"removed": PREFETCH + 3}
+    admission.offer(other, frame(7))
+    assert taken(admission) == 7
+    admission.remove(lane)
+
+
+def test_with_an_open_end_take_waits_for_a_lane_that_may_be_added() -> None:
+    admission = Admission([], open_end=True)
+    lane = Lane(live=False)
+
+    def later() -> None:
+        admission.add(lane)
+        admission.offer(lane, frame(3))
+
+    timer = threading.Timer(0.05, later)
+    timer.start()
+    found = admission.take()
+    timer.join()
+    assert found is not None and found[1].seq == 3
+    assert Admission([]).take() is None, "without one, no lanes are the end"
