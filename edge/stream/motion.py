@@ -36,7 +36,7 @@ class Motion(NamedTuple):
     Attributes:
         run: whether the engine has to look at it.
         share: part of the picture (or of its regions) that differs from what the engine last looked at, or
-            from the running background if that is more; 0 to 1.
+            from the running background if that is more; 0 to 1, and 0 for the first frame.
     """
 
     run: bool
@@ -67,7 +67,7 @@ class MotionGate:
         """
         if thumb.shape != self._last.shape:
             self._begin(thumb, now)
-            return Motion(True, 1.0)
+            return Motion(True, 0.0)
         self._learn(thumb, now)
         changed = self._share(thumb, self._reference)
         share = max(changed, self._share(thumb, self._still))
