@@ -9,12 +9,12 @@ VENV_OPTIONS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 
-.PHONY: help setup run test lint format docs bench gpu-check lock clean distclean
+.PHONY: help setup run test lint format docs bench soak gpu-check lock clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '/^make/p'
-	@echo "make lint · format · docs · bench · gpu-check · lock · clean · distclean"
+	@echo "make lint · format · docs · bench · soak · gpu-check · lock · clean · distclean"
 
 run: setup
 	@$(PY) -m edge demo
@@ -37,9 +37,15 @@ docs: setup
 
 # Every benchmark answers one question and prints its numbers; dated results with the hardware's name go to
 # benchmarks/results.
+NO_BENCH := common gpu_check soak
 bench: setup
-	@for file in $(filter-out benchmarks/common.py benchmarks/gpu_check.py,$(wildcard benchmarks/*.py)); do \
+	@for file in $(filter-out $(NO_BENCH:%=benchmarks/%.py),$(wildcard benchmarks/*.py)); do \
 	  echo "== $$file"; $(PY) "$$file" || exit; done
+
+# Live feeds with random faults for MINUTES: writes out/soak.json and out/soak.png, fails when something is violated.
+MINUTES ?= 30
+soak: setup
+	@$(PY) benchmarks/soak.py --minutes $(MINUTES)
 
 # What only a machine with an NVIDIA GPU can check (docs/gpu-check.md). It installs nothing and needs no network;
 # where TensorRT or PyCUDA belong to another Python: make gpu-check GPU_PYTHON=python3. Without a GPU it ends with
