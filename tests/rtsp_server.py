@@ -127,7 +127,7 @@ class Player(threading.Thread):
         knobs, number, shown, due = self.mount.knobs, 0, 0, time.monotonic()
         start, size = due, self.mount.size
         while not self.done.is_set():
-            due = max(due + (knobs.slow or 1 / self.mount.fps), time.monotonic() - 1)
+            due = max(due + (knobs.slow or 1 / self.mount.fps), time.monotonic())  # no bursts
             self.done.wait(max(0.0, due - time.monotonic()))
             if knobs.size and knobs.size != size:
                 size = knobs.size
