@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,11 +39,16 @@ def camera(count: int = 3, problem: str = "the cable was pulled", seed: int = 0)
     """A live source that gives so many pictures and is gone then."""
 
     def connect() -> Script:
-        source = Script(pictures(count, seed), live=True)
-        source.problem = problem
-        return source
+        return tape(pictures(count, seed), problem)
 
     return connect
+
+
+def tape(steps: Iterable[Any], problem: str = "the cable was pulled") -> Script:
+    """A live source that plays these steps and is gone then."""
+    source = Script(steps, live=True)
+    source.problem = problem
+    return source
 
 
 class Hanging(Script):
@@ -58,7 +63,7 @@ class Hanging(Script):
         if (picture := super().read()) is not None:
             return picture
         self.hangs.set()
-        assert self.back.wait(60)
+        self.back.wait(60)
         return next(self.late, None)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 
 from edge.backends import Lender
 from edge.errors import EdgeError, InputError, MissingPackage, UsageError
 from edge.sources import Damaged, Picture, Refused, Source
+from edge.stream import knock
 from edge.stream.admission import Admission
 from edge.stream.faults import Faults, describe
 from edge.stream.feed import Feed
@@ -24,8 +24,6 @@ LOST_AFTER = 100
 """Reads that fail in a row before a source is given up."""
 LATE, IN_TIME = 0.5, 0.1
 """Seconds that frames come late when a source is to hurry, and from when it need not any more."""
-KNOCK_S = 0.3
-"""Seconds between two looks whether a host answers again."""
 TOO_LATE_S = 10.0
 """A source that has hurried so long and is late still is opened anew."""
 
@@ -134,6 +132,7 @@ class Reader(threading.Thread):
             if (ended := self._over()) is not None:
                 return ended
             before, refused = feed.reader_count, False
+            why: str | None
             try:
                 why = self._read_connection()
             except Refused as e:
@@ -145,8 +144,8 @@ class Reader(threading.Thread):
             except Exception as e:  # a fault in a decoder or driver is no reason never to look again
                 why = describe(e)
                 self.faults.report(feed.name, "reading", e)
-            if (ended := self._over()) is not None:
-                return ended
+            if (ended := self._over()) is not None or why is None:
+                return ended or "end"
             if feed.reader_count > before:
                 self._backoff.reset()
             left = feed.patience(time.perf_counter())
@@ -155,10 +154,10 @@ class Reader(threading.Thread):
                 return "failed"
             pause = min(self._backoff.next(refused), left + 0.01)
             self._absent(why, pause)
-            self._wait(pause)
+            knock.wait(pause, feed.place, self.stop, self._over)
 
-    def _read_connection(self) -> str:
-        """One connection, from opening to its loss; why it was lost."""
+    def _read_connection(self) -> str | None:
+        """One connection, from opening to its loss; why it was lost, None where all has been read."""
         feed = self.feed
         assert feed.opener is not None
         self.since, self.opening = time.perf_counter(), True
@@ -170,11 +169,11 @@ class Reader(threading.Thread):
             if self.given_up.is_set():
                 return "given up"
             self._source, feed.fps, feed.lag = source, source.fps, Lag()
-            self._skipped, self._hurried = 0, None
+            self._skipped, self._hurried, self._start = 0, None, None
             self._let_use(source)
             while self._over() is None:
                 if not self._read(source):
-                    return source.problem or "the stream ended"
+                    return source.problem
                 if self._hurried is not None and time.perf_counter() - self._hurried > TOO_LATE_S:
                     return f"its frames came too late for {TOO_LATE_S:g} s"
             return "stopped"
@@ -191,18 +190,6 @@ class Reader(threading.Thread):
         if feed.life.to(state, reason) or why != self._told:
             self._told = why
             log.warning("%s: %s", feed.name, reason)
-
-    def _wait(self, seconds: float) -> None:
-        """Until the pause is over, or a host that did not answer does."""
-        until, silent = time.perf_counter() + seconds, False
-        while (left := until - time.perf_counter()) > 0 and self._over() is None:
-            self.stop.wait(min(left, KNOCK_S))
-            if self.feed.place is None or left <= KNOCK_S:
-                continue
-            if not _answers(self.feed.place):
-                silent = True
-            elif silent:
-                return
 
     # ------------------------------------------------------------------ frames
 
@@ -357,12 +344,3 @@ class Reader(threading.Thread):
             source.allocate = self._given_lender
         else:
             self._lender = self._given_lender
-
-
-def _answers(place: tuple[str, int]) -> bool:
-    """Whether somebody accepts connections there."""
-    try:
-        socket.create_connection(place, KNOCK_S).close()
-    except (OSError, UnicodeError):
-        return False
-    return True

@@ -204,7 +204,7 @@ def test_an_opening_that_hangs_is_replaced_and_closed_when_it_comes_back(
         assert back.wait(60)
         return late
 
-    made = live_feed("a", Opener(slow, camera(3), Hanging), reconnect={"open_s": 0.05})
+    made = live_feed("a", Opener(slow, camera(3), InputError("gone")), reconnect={"open_s": 0.05})
     with going(Run(null_network(), [made])) as run:
         until(lambda: delivered(made) + sum(made.account.counts().dropped.values()) >= 3)
         back.set()
