@@ -218,7 +218,9 @@ class Reader(threading.Thread):
             except OSError as e:  # this frame is lost, the next may be readable
                 failures += 1
                 self._lose(e)
-                if failures >= LOST_AFTER or self._over() is not None:
+                if self._over() is not None:
+                    return True
+                if failures >= LOST_AFTER:
                     raise
                 continue
             finally:

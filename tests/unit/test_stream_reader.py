@@ -322,6 +322,11 @@ def test_a_stream_that_says_it_is_at_its_end_is_not_opened_again() -> None:
 # ---- sources that are opened once
 
 
+def test_a_limit_that_a_broken_frame_reaches_is_a_limit_and_no_fault_of_the_source() -> None:
+    row = Run(null_network(), [feed("a", Script([*pictures(2), *lost(9)]))], limit=3).go().data["feeds"][0]
+    assert (row["captured"], row["failures"], row["ended"]) == (3, {"capture": 1}, "limit")
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_a_source_is_closed_when_it_has_ended(live: bool) -> None:
     source = Script(pictures(3), live=live)
