@@ -24,7 +24,7 @@ import gi
 gi.require_version("Gst", "1.0")
 gi.require_version("GstApp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+from gi.repository import GLib, Gst, GstApp, GstRtspServer  # noqa: E402
 
 AUDIO = "audiotestsrc is-live=true wave=ticks ! audioconvert ! audio/x-raw,rate=8000,channels=1 ! alawenc"
 
@@ -96,8 +96,8 @@ class Mount:
         rate = f"{round(self.fps * 1000)}/1000"
         raw = (
             f"appsrc name=frames is-live=true format=time caps=image/jpeg,framerate={rate} max-buffers=4 "
-            "leaky-type=downstream ! jpegdec ! videoconvert ! videoscale add-borders=false "
-            f"! capsfilter name=size caps={raw_caps(self.size)}"
+            "block=true ! jpegdec qos=false ! videoconvert qos=false ! videoscale qos=false "
+            f"add-borders=false ! capsfilter name=size caps={raw_caps(self.size)}"
         )
         encoder = CODECS[self.codec].format(gop=self.gop, kbps=self.kbps, slices=self.slices)
         sink = "appsink name=encoded emit-signals=true sync=false async=false"
@@ -140,10 +140,10 @@ class Player(threading.Thread):
                 picture = self.black if knobs.black else self.pictures[shown]
                 self.push(self.frames, picture, round((now - start) * Gst.SECOND))
 
-    def push(self, source: Gst.Element, data: bytes, pts: int) -> None:
+    def push(self, source: GstApp.AppSrc, data: bytes, pts: int) -> None:
         buffer = Gst.Buffer.new_wrapped(data)
         buffer.pts = buffer.dts = pts
-        source.emit("push-buffer", buffer)
+        source.push_buffer(buffer)
 
     def on_encoded(self, sink: Gst.Element) -> Gst.FlowReturn:
         """An encoded picture on its way to the payloader, damaged if the mount's knobs say so."""
