@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import rtsp
+from live import until
 from rtsp import RtspServer
 from streaming import Collect
 
@@ -37,9 +39,16 @@ def edge(words: Sequence[object]) -> int:
     return main([str(word) for word in words])
 
 
-def start(*words: object) -> subprocess.Popen[str]:
+@contextmanager
+def start(*words: object) -> Iterator[subprocess.Popen[str]]:
+    """The command as a process, which ends with the block at the latest."""
     command = [sys.executable, "-m", "edge", *NULL, *(str(word) for word in words)]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
+    folder = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def told(process: subprocess.Popen[str], what: str) -> str:
@@ -133,9 +142,7 @@ def test_a_signal_ends_a_run_whose_server_hangs_with_its_summary(tmp_path: Path,
         lines, summary = tmp_path / "r.jsonl", tmp_path / "s.json"
         words = ["--source", server.url("/cam0"), "--sink", f"jsonl:{lines}", "--summary", summary]
         with start(*words) as process:
-            end = time.monotonic() + 60
-            while not (lines.exists() and lines.stat().st_size) and time.monotonic() < end:
-                time.sleep(0.02)
+            until(lambda: lines.exists() and lines.stat().st_size, 60)
             server.freeze()
             told(process, "stalled")
             process.send_signal(number)
