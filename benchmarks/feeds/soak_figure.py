@@ -138,7 +138,7 @@ def _draw_size(axes: Any, record: Mapping[str, Any]) -> None:
     axes.plot(minutes, seconds["rss_mib"], color=MEMORY, linewidth=1.4)
     axes.set(xlim=(0, minutes[-1]), ylim=(0, 1.25 * max(seconds["rss_mib"])))
     slope = record["figures"]["rss_slope_mib_h"]
-    told = f", {slope:+.0f} MiB an hour" if minutes[-1] >= 10 else ""
+    told = f", {slope:+.0f} an hour in the second half" if minutes[-1] >= 10 else ""
     _title(axes, f"Memory, MiB{told}")
     style(axes, "minutes", "")
 

@@ -92,7 +92,9 @@ class Feed:
     @property
     def wants_thumbs(self) -> bool:
         """Whether anything is decided by a small copy of the picture."""
-        return self.health is not None or self.gate is not None
+        checks = self.settings.health
+        looks = self.health is not None and (checks.frozen_s > 0 or checks.black or checks.lens)
+        return looks or self.gate is not None
 
     def patience(self, now: float) -> float:
         """Seconds left until it is given up; infinity where it never is."""

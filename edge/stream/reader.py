@@ -274,8 +274,8 @@ class Reader(threading.Thread):
             image = crop(image, feed.settings.roi)
         thumb = thumbnail(image) if feed.wants_thumbs else None
         flags: tuple[str, ...] = ()
-        if feed.health is not None and thumb is not None:
-            flags = feed.health.look(image, thumb, now)
+        if feed.health is not None:
+            flags = feed.health.look(image, thumb, now) if thumb is not None else ()
             self._tell_health(flags)
             if flags and feed.settings.health.withhold:
                 feed.discard("unusable")

@@ -241,6 +241,16 @@ def test_a_frame_that_cannot_be_read_fails_and_too_many_are_a_lost_connection(
     assert run.row("a")["captured"] == 8
 
 
+def test_a_feed_that_is_not_checked_is_live_all_the_same_and_pays_for_no_small_copies() -> None:
+    checks = {"frozen_s": 0, "black": False, "lens": False}
+    made, sink = live_feed("a", Opener(Steady), health=checks), Collect()
+    with going(Run(null_network(), [made], [("collect:", sink)])) as run:
+        until(lambda: len(sink.results) > 3)
+        assert made.life.state == "live"
+        run.end()
+    assert all(result.frame.thumb is None for result in sink.results)
+
+
 def test_unusable_pictures_are_withheld_where_the_config_says_so() -> None:
     black = [Picture(np.zeros((24, 40, 3), np.uint8), i / 25) for i in range(60)]
     steps: list[Any] = [step for picture in black for step in (picture, 0.03)]
@@ -287,6 +297,32 @@ def test_a_source_that_falls_behind_is_told_to_hurry_until_it_has_caught_up() ->
     assert row["dropped"]["behind"] == source.skipped > 0
     assert row["captured"] == source.read_count + source.skipped
     assert row["lateness_ms"]["max"] >= 1e3 * reading.LATE * 0.9
+
+
+def test_a_feed_that_turns_slow_is_not_hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """H.264 comes a frame late over RTSP: a frame a second is a second late, and nothing has queued up."""
+    monkeypatch.setattr(reading, "LATE", 0.05)
+
+    class Slow(Script):
+        def __init__(self) -> None:
+            super().__init__((), live=True)
+            self.hurry, self.hurried, self.skipped, self.shown = False, False, 0, pictures(4)
+            self.sent = time.perf_counter()
+
+        def read(self) -> Picture | None:
+            time.sleep(0.002 if self.read_count < 10 else 0.1)
+            self.read_count += 1
+            self.hurried = self.hurried or self.hurry
+            sent, self.sent = self.sent, time.perf_counter()
+            return Picture(self.shown[self.read_count % 4].image, sent)
+
+    source = Slow()
+    made = live_feed("a", Opener(source))
+    with going(Run(null_network(), [made])) as run:
+        until(lambda: source.read_count >= 14)
+        run.end()
+    assert made.lateness.maximum > 0.08
+    assert not source.hurried
 
 
 def test_a_source_that_stays_late_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
