@@ -107,6 +107,7 @@ def every_kind(folder: Path) -> list[dict[str, Any]]:
     common: dict[str, Any] = {"fps": 20.0, "gop": 10}
     return [
         *(mount(f"/cam{number}", pictures, **common) for number in range(4)),
+        mount("/long", pictures, fps=20.0, gop=60),
         mount("/sliced", pictures, slices=3, **common),
         mount("/jpeg", pictures, codec="jpeg", **common),
         mount("/audio", codec="audio"),

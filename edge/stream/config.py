@@ -33,7 +33,7 @@ class HealthConfig(Section):
 
     stalled_s: PositiveFloat = Field(2.0, description="seconds without a frame until it counts as stalled")
     frozen_s: NonNegativeFloat = Field(
-        2.0, description="seconds of identical pictures until it counts as frozen; 0: never"
+        2.0, description="seconds of the same picture until it counts as frozen; 0: never"
     )
     black: bool = Field(True, description="whether black pictures are noticed")
     lens: bool = Field(True, description="whether overexposed and smeared pictures are noticed")

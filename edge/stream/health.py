@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from edge.stream.config import HealthConfig
+from edge.stream.frozen import Frozen
 from edge.stream.lens import Light, Usual, light, sharpness
-from edge.stream.thumb import fingerprint
+from edge.stream.thumb import sample
 from edge.types import Array, Image
 
 FLAGS = ("frozen", "black", "overexposed", "smeared")
 """The worst first."""
-
-RUN = 4
-"""Fewest identical pictures that count as frozen, however far apart they come."""
-REPEATS = 3.0
-"""A feed is frozen when a picture stays this many times longer than any did while it was healthy."""
-FORGET_S = 600.0
-"""In this time half of the longest such run is forgotten, so that one hiccup does not count for ever."""
-LONGEST_S = 30.0
-"""However often a feed repeats pictures, one that stays this long is frozen."""
 
 LOOK_S = 0.2
 """Pause between two looks at lens and light."""
@@ -48,9 +38,9 @@ SOFT = 4.0
 class Health:
     """Looks at every frame of one feed.
 
-    - frozen: the same picture, pixel for pixel, for `frozen_s` and for three times as long as this feed has
-      repeated a picture before (encoders at low bit rates do), until the first that differs. Not where black
-      or white leaves no room for noise.
+    - frozen (`edge.stream.frozen`): nothing new for `frozen_s`, and for three times as long as this feed has
+      repeated pictures before (encoders at low bit rates do); or a still picture that has lost its noise.
+      Not where black or white leaves no room for noise.
     - black: dark and without anything to be seen, caption apart. A camera that amplifies its noise in a dark
       room, or sees a few lights in it, is not black: it is night.
     - overexposed, smeared: compared with what is usual for this feed. A scene or light that stays becomes the
@@ -64,7 +54,7 @@ class Health:
         self._settings = settings
         self._now = self._next = -math.inf
         self._shape: tuple[int, ...] = ()
-        self._run = _Run(settings.frozen_s)
+        self._frozen = Frozen(settings.frozen_s)
         self._black, self._white, self._smeared = _Latch(), _Latch(), _Latch()
         self._usual = Usual()
         self._light = Light(0.0, 0, 0.0, 0.0)
@@ -84,21 +74,25 @@ class Health:
         if now - self._now >= settings.stalled_s:
             self._begin_anew()
         self._now = now
-        sample = fingerprint(image)
+        if image.shape != self._shape:
+            self._shape = image.shape
+            self._restart()
+            self._frozen.restart()
+        pixels = sample(image)
         if settings.frozen_s:
-            self._run.add(sample, thumb, now)
+            self._frozen.look(pixels, thumb, now)
         if now >= self._next and (settings.black or settings.lens):
             self._next = now + LOOK_S
-            self._check(image, sample, now)
+            self._check(image, pixels, now)
         blank = self._black.on or (self._white.on and self._light.white >= BLOWN)
-        on = (self._run.frozen and not blank, self._black.on, self._white.on, self._smeared.on)
+        on = (self._frozen.on and not blank, self._black.on, self._white.on, self._smeared.on)
         self.flags = tuple(flag for flag, is_on in zip(FLAGS, on, strict=True) if is_on)
         return self.flags
 
     @property
     def since(self) -> float | None:
         """When the worst of the flags began, on the clock of `look`; None where there is none."""
-        starts = (self._run.start, self._black.start, self._white.start, self._smeared.start)
+        starts = (self._frozen.start, self._black.start, self._white.start, self._smeared.start)
         return starts[FLAGS.index(self.flags[0])] if self.flags else None
 
     @property
@@ -108,7 +102,7 @@ class Health:
             return ""
         seen = self._light
         texts = (
-            f"identical for {self._now - self._run.start:.1f} s",
+            self._frozen.reason,
             f"brightness {seen.mean:.0f} of 255",
             f"{100 * seen.white:.0f} % is white, usual are {100 * self._usual.white:.0f} %",
             f"sharpness {100 * self._sharpness:.0f} % of usual",
@@ -117,24 +111,21 @@ class Health:
 
     def _begin_anew(self) -> None:
         """After a gap nothing is known of the time between: what was only suspected is dropped."""
-        self._run.forget()
+        self._frozen.forget()
         for latch in (self._black, self._white, self._smeared):
             latch.doubt()
 
-    def _check(self, image: Image, sample: bytes, now: float) -> None:
-        seen = self._light = light(sample)
+    def _check(self, image: Image, pixels: Array, now: float) -> None:
+        seen = self._light = light(pixels)
         if self._settings.black:
             dark = seen.median <= BLACK[0] and seen.apart <= BLACK[1]
             self._black.update(dark, seen.median > NOT_BLACK[0] or seen.apart > NOT_BLACK[1], now)
         if not self._settings.lens:
             return
-        if image.shape != self._shape:
-            self._shape = image.shape
-            self._restart()
         sharp = sharpness(image)
         white = self._check_white(seen, now)
         smeared = self._check_sharpness(seen, sharp, white, now)
-        healthy = not (self._run.frozen or self._black.on or self._white.on or self._smeared.on)
+        healthy = not (self._frozen.on or self._black.on or self._white.on or self._smeared.on)
         if healthy and not (white or smeared) and seen.mean >= DARK:
             self._usual.learn(seen, sharp, now)
         elif (self._white.lasts(now) or self._smeared.lasts(now)) and seen.white < BLOWN:
@@ -159,43 +150,6 @@ class Health:
 
     def _restart(self) -> None:
         self._usual, self._white, self._smeared = Usual(), _Latch(), _Latch()
-
-
-class _Run:
-    """Identical pictures one after the other.
-
-    Attributes:
-        start: when the first of them came.
-        frozen: whether they have been too many for too long.
-    """
-
-    def __init__(self, least: float) -> None:
-        self._least = least
-        self._sample, self._thumb = b"", np.zeros(0, np.uint8)
-        self._count, self._last = 0, 0.0
-        self._longest, self._learned = 0.0, 0.0
-        self.start, self.frozen = 0.0, False
-
-    def add(self, sample: bytes, thumb: Array, now: float) -> None:
-        if self._count and sample == self._sample and np.array_equal(thumb, self._thumb):
-            self._count, self._last = self._count + 1, now
-            self.frozen = self._count >= RUN and now - self.start >= self._limit(now)
-            return
-        if not self.frozen and self._last - self.start >= self._remembered(now):
-            self._longest, self._learned = self._last - self.start, now
-        self._sample, self._thumb = sample, thumb
-        self._count, self.start, self._last, self.frozen = 1, now, now, False
-
-    def forget(self) -> None:
-        """The next picture is the first of its run."""
-        self._count, self._last, self.frozen = 0, self.start, False
-
-    def _limit(self, now: float) -> float:
-        return max(self._least, min(LONGEST_S, REPEATS * self._remembered(now)))
-
-    def _remembered(self, now: float) -> float:
-        """The longest run while the feed was healthy, as far as it is not forgotten."""
-        return self._longest * math.pow(0.5, (now - self._learned) / FORGET_S)
 
 
 class _Latch:

@@ -40,10 +40,10 @@ class Light:
     white: float
 
 
-def light(sample: bytes) -> Light:
-    """From a sample of pixels (`edge.stream.thumb.fingerprint`)."""
-    counts = np.bincount(np.frombuffer(sample, np.uint8), minlength=256)
-    total = len(sample)
+def light(sample: Array) -> Light:
+    """From a sample of pixels (`edge.stream.thumb.sample`)."""
+    counts = np.bincount(sample.ravel(), minlength=256)
+    total = sample.size
     median = int(np.searchsorted(np.cumsum(counts), total / 2))
     near = counts[max(0, median - NEAR) : median + NEAR + 1].sum()
     mean = float(counts @ np.arange(256)) / total

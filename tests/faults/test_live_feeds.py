@@ -35,7 +35,7 @@ TRIES = 3
 def calm(rtsp_server: RtspServer) -> Iterator[RtspServer]:
     """The shared server; afterwards its streams are as they were."""
     yield rtsp_server
-    for mount in ("/cam0", "/cam1", "/cam3", "/jpeg"):
+    for mount in ("/cam0", "/cam1", "/cam3", "/long", "/jpeg"):
         rtsp_server.calm(mount)
 
 
@@ -122,6 +122,29 @@ def test_a_black_picture_and_one_that_stands_still_are_told_until_they_are_over(
     for name in ("black", "frozen"):
         assert run.row(name)["flags"][name] > 0
         assert {flag for r in sink.results if r.frame.feed == name for flag in r.flags} == {name}
+
+
+def test_a_sensor_that_hangs_behind_an_encoder_is_noticed_in_time(calm: RtspServer) -> None:
+    """The same picture is encoded again and again, each time a little otherwise."""
+    often, seldom = network_feed("often", calm.url("/cam0")), network_feed("seldom", calm.url("/long"))
+    best = float("inf")
+    with going(Run(null_network(), [often, seldom])) as run:
+        for _ in range(TRIES):
+            before = delivered(often), delivered(seldom)
+            until(lambda b=before: delivered(often) > b[0] + 180 and delivered(seldom) > b[1] + 180)  # type: ignore[misc]
+            assert "frozen" not in often.life.counts + seldom.life.counts or best < float("inf")
+            calm.turn("/cam0", static=True)
+            calm.turn("/long", static=True)
+            start = time.time()
+            until(lambda: (often.life.state, seldom.life.state) == ("frozen", "frozen"))
+            best = min(best, max(last_change(feed, "frozen") for feed in (often, seldom)) - start)
+            calm.calm("/cam0")
+            calm.calm("/long")
+            until(lambda: (often.life.state, seldom.life.state) == ("live", "live"), 5)
+            if best <= 2.5:
+                break
+        assert run.end().exit_code == 0
+    assert 1.5 < best <= 2.5
 
 
 def test_a_camera_that_is_absent_at_the_start_is_waited_for_while_others_run(
