@@ -34,11 +34,9 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
-JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
-
 DECODER_PACKAGES = {
     "1.2.840.10008.1.2.4.50": "pylibjpeg[libjpeg]",
-    JPEG_EXTENDED: "pylibjpeg[libjpeg]",
+    "1.2.840.10008.1.2.4.51": "pylibjpeg[libjpeg]",
     "1.2.840.10008.1.2.4.57": "pylibjpeg[libjpeg]",
     "1.2.840.10008.1.2.4.70": "pylibjpeg[libjpeg]",
     "1.2.840.10008.1.2.4.80": "pyjpegls",
@@ -51,6 +49,23 @@ DECODER_PACKAGES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class PixelElement:
+    """The element that holds the pixels.
+
+    Attributes:
+        keyword: PixelData, FloatPixelData or DoubleFloatPixelData.
+        vr: its value representation.
+        offset: where its value begins: in the file, or 0 where the data set holds it.
+        length: as it says, in bytes; 0xFFFFFFFF where it is compressed.
+    """
+
+    keyword: str
+    vr: str
+    offset: int
+    length: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Header:
     """A data set without its pixels, and what was checked about them.
@@ -58,11 +73,13 @@ class Header:
     Attributes:
         dataset: the pydicom Dataset; with the pixels where the file is deflated as a whole.
         frames: number of frames.
+        pixels: where they lie.
         streamed: frames can be read from the file one by one; otherwise the data set holds the pixels.
     """
 
     dataset: Any
     frames: int
+    pixels: PixelElement
     streamed: bool
 
 
@@ -112,14 +129,16 @@ def read_header(path: Path) -> Header:
         _check_decoder(syntax, path)
         streamed = syntax != DEFLATED
         if streamed:
-            length = _length_at(file, dataset)
+            pixels = _pixels_at(file, dataset)
         else:
             _check_inflated_size(file, dataset, path)
             dataset = pydicom.dcmread(file)
-            length = _length_in(dataset)
+            pixels = _pixels_in(dataset)
         frames = number_of_frames(dataset, path)
-        _check_pixels(dataset, frames, length, _bytes_left(file) if streamed else length, path)
-        return Header(dataset, frames, streamed)
+        if pixels is None:
+            raise InputError(f"{path} has no pixels", "it holds no Pixel Data element", "leave it out")
+        _check_pixels(dataset, frames, pixels.length, _bytes_left(file) if streamed else pixels.length, path)
+        return Header(dataset, frames, pixels, streamed)
 
 
 def _pydicom() -> Any:
@@ -170,20 +189,25 @@ def _bytes_left(file: BinaryIO) -> int:
     return file.seek(0, 2) - here
 
 
-def _length_at(file: BinaryIO, dataset: Any) -> int | None:
-    """Length of the pixel element that the file is positioned at; None where there is none."""
+def _pixels_at(file: BinaryIO, dataset: Any) -> PixelElement | None:
+    """The pixel element that the file is positioned at; None where there is none."""
     implicit, little = dataset.original_encoding
     order = "<" if little else ">"
     start = file.read(8)
-    if len(start) < 8 or struct.unpack(order + "HH", start[:4]) not in PIXEL_TAGS:
-        return None
+    keyword = PIXEL_TAGS.get(struct.unpack(order + "HH", start[:4])) if len(start) == 8 else None
     field = start[4:] if implicit else file.read(4)
-    return int(struct.unpack(order + "L", field)[0]) if len(field) == 4 else None
+    if keyword is None or len(field) < 4:
+        return None
+    vr = "OW" if implicit else start[4:6].decode("ascii", "replace")
+    return PixelElement(keyword, vr, file.tell(), int(struct.unpack(order + "L", field)[0]))
 
 
-def _length_in(dataset: Any) -> int | None:
-    found = [dataset[keyword].value for keyword in PIXEL_TAGS.values() if keyword in dataset]
-    return len(found[0]) if found else None
+def _pixels_in(dataset: Any) -> PixelElement | None:
+    for keyword in PIXEL_TAGS.values():
+        if keyword in dataset:
+            element = dataset[keyword]
+            return PixelElement(keyword, str(element.VR), 0, len(element.value))
+    return None
 
 
 def number_of_frames(dataset: Any, path: Path) -> int:
@@ -202,10 +226,8 @@ def number_of_frames(dataset: Any, path: Path) -> int:
     return frames
 
 
-def _check_pixels(dataset: Any, frames: int, length: int | None, present: int | None, path: Path) -> None:
+def _check_pixels(dataset: Any, frames: int, length: int, present: int, path: Path) -> None:
     """Compare the claimed size with a limit and with the bytes present."""
-    if length is None or present is None:
-        raise InputError(f"{path} has no pixels", "it holds no Pixel Data element", "leave it out")
     bits = _frame_bits(dataset, path)
     size = f"{dataset.Rows}×{dataset.Columns} pixels"
     if bits // 8 > MAX_FRAME_BYTES:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edge.dicom.header import JPEG_EXTENDED, Header, read_header, reading
+from edge.dicom.frames import StoredFrames
+from edge.dicom.header import Header, read_header, reading
 from edge.dicom.timing import frame_times
-from edge.dicom.transforms import Renderer, Transforms
+from edge.dicom.transforms import GreyTransform, Renderer, Transforms
+from edge.dicom.voi import options
 from edge.errors import InputError
 from edge.types import Array, Image
 
@@ -31,12 +32,8 @@ class DicomImage:
         self.path = path
         self.dataset = header.dataset
         self.frames = header.frames
-        syntax = header.dataset.file_meta.TransferSyntaxUID
-        self._source = path if header.streamed else header.dataset
-        self._options = {"transfer_syntax_uid": syntax} if header.streamed else {}
-        self._render = Renderer(header.dataset)
-        self._ahead: Iterator[Array] = iter(())
-        self._next = -1
+        self._stored = StoredFrames(path, header)
+        self._render = Renderer(header.dataset, header.frames, self._stored.__getitem__)
 
     @cached_property
     def frame_times(self) -> tuple[float, ...] | None:
@@ -44,21 +41,35 @@ class DicomImage:
         with reading(self.path, "read"):
             return frame_times(self.dataset)
 
-    def frame(self, index: int, window: int = 0) -> tuple[Image, Transforms]:
+    def frame(self, index: int, window: int | str = 0) -> tuple[Image, Transforms]:
         """Frame `index` (from 0) as H × W × 3 uint8 BGR, ready for display or a network, and what was
         applied to get there, in order.
 
         Args:
-            window: which of the file's windows (or VOI LUTs) to use.
+            window: which VOI LUT or window to use: a number in `windows`, or its explanation.
 
         Raises:
             InputError: there is no such frame or window, or its pixels are damaged.
         """
-        if not 0 <= index < self.frames:
-            raise InputError(f"{self.path} has no frame {index}", f"it has {self.frames}, counted from 0")
-        stored = self._stored(index)
+        self._check(index)
+        stored = self._stored[index]
         with reading(self.path, "show"):
             return self._render(stored, index, window)
+
+    def stored(self, index: int) -> Array:
+        """Frame `index` (from 0) as the file stores it, before any transform but decompression and the
+        conversion of colour to RGB: rows × columns, × 3 in colour.
+
+        Raises:
+            InputError: there is no such frame, or its pixels are damaged.
+        """
+        self._check(index)
+        return self._stored[index]
+
+    def windows(self, index: int = 0) -> tuple[str, ...]:
+        """The explanations of a frame's VOI LUTs and windows, empty where one has none."""
+        with reading(self.path, "read"):
+            return tuple(options(GreyTransform.of(self.dataset, index).voi))
 
     def meta(self, index: int) -> dict[str, Any]:
         """Which frame of which object this is, without patient data; `frame_number` counts from 1."""
@@ -75,34 +86,6 @@ class DicomImage:
         kept: dict[str, Any] = {key: str(value) for key, value in found.items() if value}
         return kept | {"frame_number": index + 1, "frames": self.frames}
 
-    def _stored(self, index: int) -> Array:
-        """Stored values; colour is converted to RGB by the decoder, once.
-
-        Frames in order come from one pass over the file: the offsets of compressed frames are often not
-        listed, and finding frame i anew each time would take longer with every frame.
-        """
-        from pydicom.pixels.utils import iter_pixels, pixel_array
-
-        try:
-            with reading(self.path, "decode", quote=True):
-                if index == 0:
-                    self._ahead, self._next = iter(iter_pixels(self._source, **self._options)), 0
-                if index != self._next:
-                    single: Array = pixel_array(self._source, index=index, **self._options)
-                    return single
-                self._next += 1
-                frame = next(self._ahead, None)
-        except InputError as e:
-            self._next = -1
-            raise self._explained(e) from e.__cause__
-        if frame is None:
-            why = f"its header says {self.frames}"
-            raise InputError(f"{self.path} has only {index} frames", why, "the file is cut off: get it again")
-        return frame
-
-    def _explained(self, error: InputError) -> InputError:
-        ds = self.dataset
-        if ds.file_meta.TransferSyntaxUID != JPEG_EXTENDED or ds.get("BitsStored", 8) <= 8:
-            return error
-        fix = "convert it with `dcmdjpeg` of dcmtk, or with `gdcmconv --raw`"
-        return InputError(error.what, "12-bit JPEG has no decoder among Python's packages", fix)
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.frames:
+            raise InputError(f"{self.path} has no frame {index}", f"it has {self.frames}, counted from 0")

@@ -8,21 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.dicom.color import COLOR_SPACES, is_supplemental, palette, true_color
+from edge.dicom.lut import table_of
+from edge.dicom.voi import Values, apply_voi, options
 from edge.errors import InputError
 from edge.types import Array, Image
 
-Values = NDArray[np.float64]
 Transforms = tuple[str, ...]
 """What was applied, in order, with the numbers used and the section of the standard."""
 
+Stored = Callable[[int], Array]
+"""Reads the stored values of a frame."""
+
 TABLE_BITS = 16
 """Stored values of up to this many bits go through a table; wider and floating-point ones directly."""
+
+FRAME_TYPES = ("CTImage", "MRImage", "PET", "ParametricMap")
+"""Functional groups of this name that say whether a frame is in colour."""
+
+SAMPLED = 16
+"""Frames, spread over the file, whose values give the range of a file that has no window."""
 
 
 def functional_group(ds: Any, frame: int, keyword: str) -> Any | None:
@@ -43,19 +55,22 @@ class GreyTransform:
     Attributes:
         dataset: the whole data set: padding, bits, photometric interpretation.
         modality, voi: the data sets that hold rescale and window: functional groups or the data set itself.
-        window: which of several windows or VOI LUTs is used.
+        window: which of several windows or VOI LUTs is used: a number or its explanation.
+        little: byte order of the file.
     """
 
     dataset: Any
     modality: Any
     voi: Any
-    window: int
+    window: int | str
+    little: bool
 
     @classmethod
-    def of(cls, ds: Any, frame: int, window: int) -> GreyTransform:
+    def of(cls, ds: Any, frame: int, window: int | str = 0) -> GreyTransform:
         modality = functional_group(ds, frame, "PixelValueTransformationSequence")
         voi = functional_group(ds, frame, "FrameVOILUTSequence")
-        return cls(ds, ds if modality is None else modality, ds if voi is None else voi, window)
+        little = bool(ds.file_meta.TransferSyntaxUID.is_little_endian)
+        return cls(ds, ds if modality is None else modality, ds if voi is None else voi, window, little)
 
     def same_as(self, other: GreyTransform | None) -> bool:
         return (
@@ -66,88 +81,150 @@ class GreyTransform:
         )
 
     @property
-    def follows_frame(self) -> bool:
-        """The result depends on the range of the frame's own values, not only on the header."""
-        return not _has_voi(self.voi) and _bits(self.dataset) > 8
+    def windowless(self) -> bool:
+        """The result depends on the values that the file holds, not only on its header."""
+        return not options(self.voi) and bits_of(self.dataset) > 8
 
-    def __call__(self, values: Array, present: Array) -> tuple[NDArray[np.uint8], Transforms]:
+    def __call__(self, values: Array, span: Callable[[], Span]) -> tuple[NDArray[np.uint8], Transforms]:
         """Stored values → display values.
 
         Args:
             values: of any shape.
-            present: the stored values that occur in the frame.
+            span: the range to show where there is no window.
         """
         notes: list[str] = []
         padding = _padding(self.dataset, notes)
-        scaled = _rescale(values, self.modality, notes)
-        if _has_voi(self.voi):
-            level = _voi(scaled, self.voi, self.window, notes, exact=values.dtype.kind == "f")
+        scaled = self.scaled(values, notes)
+        if options(self.voi):
+            exact = values.dtype.kind == "f"
+            level = apply_voi(scaled, self.voi, self.window, notes, exact, self.little)
+        elif self.window != 0:
+            raise InputError(f"no window {self.window}", "the image has none", "leave the window out")
         else:
-            level = self._full_range(scaled, present[~padding(present)], notes)
+            level = _spread(scaled, span() if self.windowless else self._stored_span(), notes)
         if inverted := _inverted(self.dataset):
             notes.append(f"presentation: inverted, {inverted}")
             level = 1 - level
         level = np.where(padding(values), 0, np.nan_to_num(level, nan=0.0))
         return np.rint(np.clip(level, 0, 1) * 255).astype(np.uint8), tuple(notes)
 
-    def _full_range(self, scaled: Values, present: Array, notes: list[str]) -> Values:
-        """Without a window: 8-bit files as they are, deeper ones from the frame's lowest to its highest."""
-        if not self.follows_frame:
-            ends, name = _rescale(np.array(_stored_range(self.dataset)), self.modality, []), "stored range"
-        else:
-            ends, name = _rescale(present, self.modality, []), "frame range"
-            ends = ends[np.isfinite(ends)]
-        low, high = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 0.0)
-        notes.append(f"voi: none, {name} {low:g}..{high:g}")
-        return (scaled - low) / (high - low) if high > low else np.zeros_like(scaled)
+    def scaled(self, values: Array, notes: list[str]) -> Values:
+        """Stored values → modality values (PS3.3 C.11.1)."""
+        source = self.modality
+        if tables := source.get("ModalityLUTSequence"):
+            notes.append("modality: look-up table (PS3.3 C.11.1)")
+            signed = bool(self.dataset.get("PixelRepresentation"))
+            return table_of(tables[0], self.little, signed)(values).astype(np.float64)
+        slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
+        if slope is None or intercept is None:
+            return values.astype(np.float64)
+        notes.append(
+            f"modality: rescale slope {float(slope):g} intercept {float(intercept):g} (PS3.3 C.11.1)"
+        )
+        return values * float(slope) + float(intercept)
+
+    def ends(self, stored: Array) -> list[float]:
+        """The lowest and the highest modality value of a frame, padding left out; empty if none is left."""
+        present = _present(stored)
+        scaled = self.scaled(present[~_padding(self.dataset, [])(present)], [])
+        scaled = scaled[np.isfinite(scaled)]
+        return [float(scaled.min()), float(scaled.max())] if scaled.size else []
+
+    def _stored_span(self) -> Span:
+        ends = self.scaled(np.array(_stored_range(self.dataset)), [])
+        return Span(float(ends.min()), float(ends.max()), "stored range")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The modality values shown from black to white where there is no window, and where they are from."""
+
+    low: float
+    high: float
+    name: str
 
 
 class Renderer:
-    """Frames of one data set → pictures; keeps the last table, since frames mostly share it."""
+    """Frames of one data set → pictures; keeps the last table, since frames mostly share it.
 
-    def __init__(self, ds: Any) -> None:
+    Args:
+        frames: number of frames.
+        stored: reads any of them.
+    """
+
+    def __init__(self, ds: Any, frames: int, stored: Stored) -> None:
         self.dataset = ds
+        self.frames = frames
+        self._stored = stored
         self._last: GreyTransform | None = None
         self._table: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._notes: Transforms = ()
+        self._colors: tuple[NDArray[np.uint8], int, Transforms] | None = None
 
-    def __call__(self, stored: Array, frame: int, window: int = 0) -> tuple[Image, Transforms]:
+    def __call__(self, stored: Array, frame: int, window: int | str = 0) -> tuple[Image, Transforms]:
         """One frame's stored values (colour already RGB) → H × W × 3 uint8 BGR, and what was applied."""
         stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
         photometric = str(self.dataset.get("PhotometricInterpretation", "missing"))
-        if stored.ndim == 3 and stored.shape[2] == 3:
-            return _color(stored, self.dataset, photometric)
+        if stored.ndim == 3 and stored.shape[2] == 3 and photometric in COLOR_SPACES:
+            return true_color(stored, self.dataset, bits_of(self.dataset))
         if stored.ndim == 2 and photometric == "PALETTE COLOR":
-            return self._palette(stored)
+            colors, _, notes = self._palette(stored.dtype)
+            return _look_up(colors, stored), notes
         if stored.ndim == 2 and photometric in ("MONOCHROME1", "MONOCHROME2"):
             grey, notes = self._grey(stored, GreyTransform.of(self.dataset, frame, window))
-            return _bgr(grey), notes
+            picture = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8)
+            if self._has_colors(stored, frame):
+                return self._colored(picture, stored, notes)
+            return picture, notes
         raise InputError(
             f"cannot show pixels of Photometric Interpretation {photometric}",
             "it is retired, unknown or does not fit the number of samples a pixel",
             "convert the file to RGB or MONOCHROME2",
         )
 
+    @cached_property
+    def span(self) -> Span:
+        """One range for all frames, so that a cine does not flicker; a damaged frame is left out."""
+        ends: list[float] = []
+        count = min(self.frames, SAMPLED)
+        for place in np.linspace(0, self.frames - 1, count).round().astype(int):
+            frame = int(place)
+            try:
+                ends += GreyTransform.of(self.dataset, frame).ends(self._stored(frame))
+            except InputError:
+                continue
+        name = "frame range" if self.frames == 1 else "file range"
+        if count < self.frames:
+            name = f"range of {count} of {self.frames} frames"
+        return Span(min(ends), max(ends), name) if ends else Span(0, 0, name)
+
     def _grey(self, stored: Array, transform: GreyTransform) -> tuple[NDArray[np.uint8], Transforms]:
         if stored.dtype.kind == "f" or stored.dtype.itemsize * 8 > TABLE_BITS:
-            return transform(stored, stored.ravel())
-        if transform.follows_frame:
-            lowest = int(stored.min())
-            offset = stored.astype(np.int32) - lowest
-            counts = np.bincount(offset.ravel())
-            values = np.arange(lowest, lowest + len(counts))
-            table, notes = transform(values, values[counts > 0])
-            return table[offset], notes
-        if not transform.same_as(self._last):
-            values = every_value(stored.dtype)
-            self._table, self._notes = transform(values, values)
+            return transform(stored, lambda: self.span)
+        if not transform.same_as(self._last) or len(self._table) != 1 << stored.dtype.itemsize * 8:
+            self._table, self._notes = transform(every_value(stored.dtype), lambda: self.span)
             self._last = transform
         return _look_up(self._table, stored), self._notes
 
-    def _palette(self, stored: Array) -> tuple[Image, Transforms]:
-        if not self._table.size:
-            self._table, self._notes = _palette(every_value(stored.dtype), self.dataset)
-        return _look_up(self._table, stored), self._notes
+    def _palette(self, dtype: np.dtype[Any]) -> tuple[NDArray[np.uint8], int, Transforms]:
+        if self._colors is None or len(self._colors[0]) != 1 << dtype.itemsize * 8:
+            little = bool(self.dataset.file_meta.TransferSyntaxUID.is_little_endian)
+            self._colors = palette(every_value(dtype), self.dataset, little)
+        return self._colors
+
+    def _has_colors(self, stored: Array, frame: int) -> bool:
+        if not is_supplemental(self.dataset) or stored.dtype.itemsize * 8 > TABLE_BITS:
+            return False
+        kinds = (functional_group(self.dataset, frame, f"{kind}FrameTypeSequence") for kind in FRAME_TYPES)
+        kind = next((str(item.get("PixelPresentation")) for item in kinds if item is not None), "COLOR")
+        return kind != "MONOCHROME"
+
+    def _colored(self, picture: Image, stored: Array, notes: Transforms) -> tuple[Image, Transforms]:
+        """Stored values from the palette's first one on in colour (PS3.3 C.8.16.2.1.1.1)."""
+        colors, first, applied = self._palette(stored.dtype)
+        chosen = stored >= first
+        picture[chosen] = _look_up(colors, stored)[chosen]
+        return picture, (*notes, f"supplemental: stored values from {first} on in color", *applied)
 
 
 def every_value(dtype: np.dtype[Any]) -> Array:
@@ -166,42 +243,28 @@ def _look_up(table: NDArray[np.uint8], stored: Array) -> NDArray[np.uint8]:
     return np.asarray(cv2.applyColorMap(bits, table[:, None]), np.uint8)
 
 
-def _bgr(grey: NDArray[np.uint8]) -> Image:
-    return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8)
+def _present(stored: Array) -> Array:
+    """The values that occur."""
+    if stored.dtype.kind == "f" or stored.dtype.itemsize * 8 > TABLE_BITS:
+        return stored.ravel()
+    lowest = int(stored.min())
+    return np.flatnonzero(np.bincount((stored.astype(np.int32) - lowest).ravel())) + lowest
 
 
-def _color(stored: Array, ds: Any, photometric: str) -> tuple[Image, Transforms]:
-    notes = [] if photometric == "RGB" else [f"color: {photometric} → RGB (PS3.3 C.7.6.3.1.2)"]
-    bits = _bits(ds)
-    if bits != 8:
-        notes.append(f"depth: {bits} → 8 bits")
-        stored = np.rint(stored * (255 / (2**bits - 1)))
-    if "ICCProfile" in ds:
-        notes.append("icc profile: not applied")
-    return np.asarray(stored, np.uint8)[:, :, ::-1].copy(), tuple(notes)
+def _spread(scaled: Values, span: Span, notes: list[str]) -> Values:
+    """Without a window: 8-bit files as they are, deeper ones from the lowest to the highest value."""
+    notes.append(f"voi: none, {span.name} {span.low:g}..{span.high:g}")
+    if span.high <= span.low:
+        return np.zeros_like(scaled)
+    return (scaled - span.low) / (span.high - span.low)
 
 
-def _palette(values: Array, ds: Any) -> tuple[NDArray[np.uint8], Transforms]:
-    """The BGR colour of each value, N × 3."""
-    from pydicom.pixels.processing import apply_color_lut
-
-    colors = apply_color_lut(values, ds)[:, :3]
-    bits = int(ds.RedPaletteColorLookupTableDescriptor[2])
-    if colors.itemsize == 2 and not ds.is_little_endian and "RedPaletteColorLookupTableData" in ds:
-        colors = colors.byteswap()  # pydicom reads the entries in this machine's order
-    notes = [f"palette: {bits}-bit color look-up table (PS3.3 C.7.9)"]
-    if bits > 8 and colors.itemsize > 1:  # some files say 16 bits of entries that have 8
-        notes.append(f"depth: {bits} → 8 bits")
-        colors = colors >> (bits - 8)
-    return np.asarray(colors, np.uint8)[:, ::-1].copy(), tuple(notes)
-
-
-def _bits(ds: Any) -> int:
+def bits_of(ds: Any) -> int:
     return int(ds.get("BitsStored") or ds.BitsAllocated)
 
 
 def _stored_range(ds: Any) -> tuple[int, int]:
-    bits = _bits(ds)
+    bits = bits_of(ds)
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if ds.get("PixelRepresentation") else (0, 2**bits - 1)
 
 
@@ -223,89 +286,9 @@ def _stored_value(ds: Any, *keywords: str) -> float | None:
     """The first of `keywords` that is there, with the sign of the pixels: files often give −2000 as 63536."""
     found = (ds.get(keyword) for keyword in keywords)
     value: float | None = next((v for v in found if isinstance(v, int | float)), None)
-    if isinstance(value, int) and ds.get("PixelRepresentation") and value >= 2 ** (_bits(ds) - 1):
+    if isinstance(value, int) and ds.get("PixelRepresentation") and value >= 2 ** (bits_of(ds) - 1):
         return value - 2 ** int(ds.BitsAllocated)
     return value
-
-
-def _rescale(values: Array, source: Any, notes: list[str]) -> Values:
-    from pydicom.pixels.processing import apply_modality_lut
-
-    if source.get("ModalityLUTSequence"):
-        notes.append("modality: look-up table (PS3.3 C.11.1)")
-        return np.asarray(apply_modality_lut(values, source), np.float64)
-    slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
-    if slope is None or intercept is None:
-        return values.astype(np.float64)
-    notes.append(f"modality: rescale slope {float(slope):g} intercept {float(intercept):g} (PS3.3 C.11.1)")
-    return values * float(slope) + float(intercept)
-
-
-def _has_voi(source: Any) -> bool:
-    return bool(source.get("VOILUTSequence")) or bool(_windows(source))
-
-
-def _windows(source: Any) -> list[tuple[float, float]]:
-    """(center, width) of every window with a positive width."""
-    pair = (source.get("WindowCenter"), source.get("WindowWidth"))
-    if pair[0] in (None, "") or pair[1] in (None, ""):
-        return []
-    centers, widths = (list(v) if hasattr(v, "__iter__") else [v] for v in pair)
-    return [(float(c), float(w)) for c, w in zip(centers, widths, strict=False) if w > 0]
-
-
-def _voi(values: Values, source: Any, window: int, notes: list[str], exact: bool) -> Values:
-    """The VOI LUT, or else the window → 0–1, before clipping (PS3.3 C.11.2).
-
-    Args:
-        exact: LINEAR means LINEAR_EXACT. Its half and whole unit are those of integers; files of
-            floating-point values say LINEAR with width 1 and mean 0 to 1.
-    """
-    luts = source.get("VOILUTSequence") or []
-    options = luts or _windows(source)
-    if window >= len(options):
-        raise InputError(
-            f"no window {window}", f"the image has {len(options)}, counted from 0", "choose another"
-        )
-    if luts:
-        return _voi_table(values, source, window, notes)
-    center, width = _windows(source)[window]
-    function = str(source.get("VOILUTFunction") or "LINEAR").upper()
-    note = f"voi: {function} window center {center:g} width {width:g} (PS3.3 C.11.2.1)"
-    if function == "LINEAR" and (exact or width < 1):  # a width below 1 is not allowed, but met
-        function, note = "LINEAR_EXACT", note + ", taken as LINEAR_EXACT"
-    notes.append(note)
-    return apply_window(values, center, width, function)
-
-
-def apply_window(values: Values, center: float, width: float, function: str) -> Values:
-    """Window → 0–1, before clipping.
-
-    Args:
-        width: above 0; LINEAR needs at least 1.
-        function: LINEAR (PS3.3 C.11.2.1.2.1), SIGMOID (C.11.2.1.3.1) or LINEAR_EXACT (C.11.2.1.3.2).
-    """
-    if function == "SIGMOID":
-        exponent = np.clip(-4 * (values - center) / width, -700, 700)
-        return np.asarray(1 / (1 + np.exp(exponent)), np.float64)
-    if function == "LINEAR":
-        center, width = center - 0.5, width - 1
-    elif function != "LINEAR_EXACT":
-        raise InputError(
-            "cannot apply the window", "its VOI LUT Function is none of LINEAR, LINEAR_EXACT and SIGMOID"
-        )
-    if width == 0:  # a threshold
-        return np.where(values > center, 1.0, 0.0)
-    return np.asarray((values - center) / width + 0.5, np.float64)
-
-
-def _voi_table(values: Values, source: Any, index: int, notes: list[str]) -> Values:
-    from pydicom.pixels.processing import apply_voi
-
-    bits = int(source.VOILUTSequence[index].LUTDescriptor[2])
-    notes.append(f"voi: look-up table {index} of {bits} bits (PS3.3 C.11.2)")
-    entries: Values = np.asarray(apply_voi(np.rint(values).astype(np.int64), source, index), np.float64)
-    return np.asarray(entries / (2**bits - 1), np.float64)
 
 
 def _inverted(ds: Any) -> str:

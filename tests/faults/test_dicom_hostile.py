@@ -186,7 +186,8 @@ def test_missing_pydicom_is_named(tmp_path, monkeypatch):
         open_dicom(tmp_path / "any.dcm")
 
 
-def test_12_bit_jpeg_says_which_tool_reads_it():
+def test_12_bit_jpeg_without_a_tool_says_which_one_reads_it(monkeypatch):
+    monkeypatch.setenv("PATH", "")
     refused(TEST_FILES / "JPEG-lossy.dcm", "12-bit JPEG", "dcmdjpeg")
 
 

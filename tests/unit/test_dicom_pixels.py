@@ -7,13 +7,13 @@ import pytest
 
 from edge import config
 from edge.dicom import frame_times, open_dicom
-from edge.dicom.transforms import apply_window
+from edge.dicom.voi import apply_window
 from edge.errors import InputError
 
 pydicom = pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
-from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid  # noqa: E402
+
+from tests.dicoms import item, write  # noqa: E402
 
 FILES = config.assets() / "dicom" / "files"
 needs_files = pytest.mark.skipif(not FILES.is_dir(), reason=f"no measuring data: {FILES} is absent")
@@ -22,40 +22,7 @@ needs_files = pytest.mark.skipif(not FILES.is_dir(), reason=f"no measuring data:
 @pytest.fixture
 def image(tmp_path):
     """Writes a DICOM file of the given stored values and elements, and opens it."""
-
-    def write(stored, **elements):
-        stored = np.asarray(stored)
-        ds = Dataset()
-        ds.file_meta = FileMetaDataset()
-        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
-        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-        ds.PatientName, ds.PatientID = "DOE^JOHN", "12345"
-        frames = stored if stored.ndim == 3 else stored[None]
-        ds.Rows, ds.Columns = frames.shape[1:3]
-        if len(frames) > 1:
-            ds.NumberOfFrames = len(frames)
-        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-        ds.BitsAllocated = ds.BitsStored = stored.itemsize * 8
-        ds.PixelRepresentation = int(stored.dtype.kind == "i")
-        for keyword, value in elements.items():
-            setattr(ds, keyword, value)
-        ds.HighBit = ds.BitsStored - 1
-        data = stored.tobytes()
-        ds.PixelData = data + b"\0" * (len(data) % 2)
-        ds["PixelData"].VR = "OW"
-        path = tmp_path / "image.dcm"
-        ds.save_as(path, enforce_file_format=True)
-        return open_dicom(path)
-
-    return write
-
-
-def item(**elements) -> Dataset:
-    ds = Dataset()
-    for keyword, value in elements.items():
-        setattr(ds, keyword, value)
-    return ds
+    return lambda stored, **elements: open_dicom(write(tmp_path / "image.dcm", stored, **elements))
 
 
 def grey(image, frame=0, **options):

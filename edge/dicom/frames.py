@@ -1,0 +1,149 @@
+"""Stored values, one frame at a time from where it lies in the file: a cine is never in memory whole."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from edge.dicom import external
+from edge.dicom.codestream import declared_size
+from edge.dicom.header import UNDEFINED_LENGTH, Header, reading
+from edge.errors import InputError
+from edge.types import Array
+
+Fragment = tuple[int, int]
+"""Where the value of an item of encapsulated pixels begins, and its length in bytes."""
+
+ITEM = (0xFFFE, 0xE000)
+
+END_OF_IMAGE = b"\xff\xd9"
+"""Ends a codestream of JPEG, JPEG-LS and JPEG 2000."""
+
+REPAIR = "the file is cut off or its header is wrong: get it again"
+
+
+class StoredFrames:
+    """The frames of one file; colour is converted to RGB by the decoder, once."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        from pydicom.pixels.decoders.base import get_decoder
+        from pydicom.pixels.utils import as_pixel_options
+
+        self.path = path
+        self.frames = header.frames
+        self._header = header
+        ds = header.dataset
+        self._syntax = ds.file_meta.TransferSyntaxUID
+        if self._syntax == external.JPEG_EXTENDED:
+            external.register()
+        self._decoder = get_decoder(self._syntax)
+        with reading(path, "read"):
+            element = header.pixels
+            self._options = as_pixel_options(ds, pixel_keyword=element.keyword, pixel_vr=element.vr)
+            self._shift = 0
+            if not self._syntax.is_encapsulated and element.keyword == "PixelData":
+                self._shift = max(0, int(ds.get("HighBit", 0)) + 1 - int(ds.get("BitsStored", 1)))
+                self._options["bits_stored"] = self._options.get("bits_stored", 0) + self._shift
+
+    def __getitem__(self, index: int) -> Array:
+        """Stored values of frame `index` (from 0): rows × columns, × 3 in colour.
+
+        Raises:
+            InputError: it is damaged, or not there.
+        """
+        try:
+            with reading(self.path, "decode", quote=True), self._open() as file:
+                if self._syntax.is_encapsulated:
+                    return self._decoded(self._encoded(file, index))
+                file.seek(self._header.pixels.offset)
+                stored = self._decoder.as_array(file, index=index, **self._options)[0]
+                return np.right_shift(stored, self._shift) if self._shift else stored
+        except InputError as e:
+            raise self._explained(e) from e.__cause__
+
+    @contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
+        if self._header.streamed:
+            with self.path.open("rb") as file:
+                yield file
+        else:
+            yield io.BytesIO(self._header.dataset[self._header.pixels.keyword].value)
+
+    def _decoded(self, encoded: bytes) -> Array:
+        from pydicom.encaps import encapsulate
+
+        ds = self._header.dataset
+        size = declared_size(encoded)
+        if size is not None and size != (ds.Rows, ds.Columns):
+            raise InputError(
+                f"cannot decode {self.path}",
+                f"its header says {ds.Rows}×{ds.Columns} pixels, its compressed frame {size[0]}×{size[1]}",
+                REPAIR,
+            )
+        options = {**self._options, "number_of_frames": 1}
+        options.pop("extended_offsets", None)
+        source = encapsulate([encoded], has_bot=False)
+        stored: Array = self._decoder.as_array(source, index=0, **options)[0]
+        return stored
+
+    def _encoded(self, file: BinaryIO, index: int) -> bytes:
+        if index >= len(self._index):
+            what = f"{self.path} has only {len(self._index)} frames"
+            raise InputError(what, f"its header says {self.frames}", REPAIR)
+        parts = []
+        for offset, length in self._index[index]:
+            file.seek(offset)
+            parts.append(file.read(length))
+        return b"".join(parts)
+
+    @cached_property
+    def _index(self) -> list[list[Fragment]]:
+        """The fragments of each frame: found from their own lengths and ends, since the offset table is often
+        empty and sometimes wrong."""
+        with self._open() as file:
+            fragments = list(_fragments(file, self._header.pixels.offset))[
+                1:
+            ]  # the first is the offset table
+            if self.frames == 1 or len(fragments) <= self.frames:
+                return [fragments] if self.frames == 1 and fragments else [[f] for f in fragments]
+            frames: list[list[Fragment]] = [[]]
+            for fragment in fragments:
+                frames[-1].append(fragment)
+                if _ends_image(file, fragment):
+                    frames.append([])
+        return [frame for frame in frames if frame]
+
+    def _explained(self, error: InputError) -> InputError:
+        ds = self._header.dataset
+        if self._syntax != external.JPEG_EXTENDED or ds.get("BitsStored", 8) <= 8:
+            return error
+        if external.is_available(self._syntax):
+            return error
+        fix = "install dcmtk or GDCM (apt-get install dcmtk), or convert the file with `dcmdjpeg`"
+        return InputError(error.what, "12-bit JPEG needs dcmdjpeg or gdcmconv, and neither is installed", fix)
+
+
+def _fragments(file: BinaryIO, offset: int) -> Iterator[Fragment]:
+    """Items of encapsulated pixel data (PS3.5 A.4) up to the delimiter or the end of the file."""
+    end = file.seek(0, 2)
+    while offset + 8 <= end:
+        file.seek(offset)
+        group, number, length = struct.unpack("<HHL", file.read(8))
+        if (group, number) != ITEM or length == UNDEFINED_LENGTH:
+            return
+        yield offset + 8, min(length, end - offset - 8)
+        offset += 8 + length
+
+
+def _ends_image(file: BinaryIO, fragment: Fragment) -> bool:
+    """An end marker within its last bytes; some writers pad more than one."""
+    offset, length = fragment
+    file.seek(offset + max(0, length - 10))
+    return END_OF_IMAGE in file.read(min(length, 10))
