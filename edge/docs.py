@@ -33,6 +33,16 @@ from edge.config import (
 )
 from edge.precision.facts import NUMBERS, TAGS
 from edge.precision.policy import Between, Condition, Match, Policy, Rule
+from edge.stream.config import (
+    AlarmConfig,
+    EngineConfig,
+    FeedConfig,
+    FeedSettings,
+    HealthConfig,
+    MotionConfig,
+    ReconnectConfig,
+    SinkConfig,
+)
 from edge.targets import TARGETS, Target
 from edge.tasks import TASKS
 
@@ -114,6 +124,21 @@ def task_settings(kind: str) -> type[BaseModel]:
     return typing.cast("type[BaseModel]", found[0])
 
 
+def stream_config() -> str:
+    """Every key of a stream's TOML file."""
+    sections: list[tuple[str, type[BaseModel]]] = [
+        ("`[engine]`", EngineConfig),
+        ("`[[feeds]]`", FeedConfig),
+        ("`[defaults]` and `[[feeds]]`", FeedSettings),
+        ("`[defaults.reconnect]` and `[feeds.reconnect]`", ReconnectConfig),
+        ("`[defaults.health]` and `[feeds.health]`", HealthConfig),
+        ("`[defaults.motion]` and `[feeds.motion]`", MotionConfig),
+        ("`[defaults.alarm]` and `[feeds.alarm]`", AlarmConfig),
+        ("`[[sinks]]`", SinkConfig),
+    ]
+    return "\n\n".join(f"### {title}\n\n{_keys(kind)}" for title, kind in sections)
+
+
 def policy_keys() -> str:
     """Every key of a policy's JSON file."""
     sections: list[tuple[str, type[BaseModel]]] = [
@@ -182,11 +207,13 @@ def _attributes(docstring: str) -> dict[str, str]:
 
 
 def _keys(kind: type[BaseModel], nested: bool = False) -> str:
-    """Its keys; those that are sections of their own only where these are `nested` in it."""
+    """Its keys; those that are sections of their own only where these are `nested` in it, and none that
+    another section has already, which it is made from."""
+    inherited = getattr(kind.__base__, "model_fields", {})
     rows = []
     for name, field in kind.model_fields.items():
         section = _is_section(field.annotation)
-        if section and not nested:
+        if (section and not nested) or name in inherited:
             continue
         default = "required" if field.is_required() else _default(field.default)
         what = "as below" if section else _type(field.annotation)
@@ -249,6 +276,7 @@ BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "model-config": ("docs/configuration.md", model_config),
     "target-keys": ("docs/configuration.md", target_keys),
     "policy-keys": ("docs/policies.md", policy_keys),
+    "stream-config": ("docs/streams.md", stream_config),
 }
 FILES: dict[str, Callable[[], str]] = {"docs/policy.schema.json": policy_schema}
 """Files that are generated as a whole."""

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,7 @@ from edge.errors import EXIT_INTERRUPTED, EdgeError, InputError, RuntimeFault, U
 
 if TYPE_CHECKING:
     from edge.sinks import FeedInfo, Sink
-    from edge.sources import Absent, Source
-    from edge.stream.config import EngineConfig, FeedConfig, StreamConfig
+    from edge.stream.config import EngineConfig, StreamConfig
     from edge.stream.feed import Feed
     from edge.stream.network import Network
     from edge.stream.run import Run
@@ -151,25 +149,14 @@ def _check_writable(path: Path) -> None:
 
 def _open_feeds(stream: StreamConfig, opened: ExitStack) -> list[Feed]:
     """Files are opened at once; what may come and go is only checked."""
-    from edge.sources import describe, feed_names, open_source
-    from edge.stream.feed import Feed
+    from edge.stream.feed import open_feed
 
-    parts: list[tuple[FeedConfig, Absent | None, Source | None]] = []
+    feeds: list[Feed] = []
     for config in stream.feeds:
-        absent = describe(config.source)
-        source = None
-        if absent is None:
-            source = open_source(config.source, config.realtime)
+        feeds.append(open_feed(config, [feed.name for feed in feeds]))
+        source = feeds[-1].source
+        if source is not None:
             opened.callback(source.close)
-        parts.append((config, absent, source))
-    labels = [c.name or (absent.label if absent else source.label) for c, absent, source in parts]  # type: ignore[union-attr]
-    feeds = []
-    for name, (config, absent, source) in zip(feed_names(labels), parts, strict=True):
-        if absent is None:
-            feeds.append(Feed(name, config.source, source, settings=config))
-        else:
-            opener = partial(open_source, config.source, config.realtime)
-            feeds.append(Feed(name, absent.shown, None, settings=config, opener=opener, place=absent.place))
     return feeds
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from edge.errors import UsageError
-from edge.sources import Source
+from edge.sources import Source, describe, feed_names, open_source
 from edge.stream.admission import Account, Lane
 from edge.stream.alarm import Alarm
-from edge.stream.config import FeedSettings
+from edge.stream.config import FeedConfig, FeedSettings
 from edge.stream.health import Health
 from edge.stream.life import Lag, Life
 from edge.stream.limit import RateLimit
@@ -114,3 +115,23 @@ class Feed:
         self.reader_count += 1
         self.account.read()
         self.account.fail("capture")
+
+
+def open_feed(config: FeedConfig, taken: Sequence[str] = ()) -> Feed:
+    """A feed as a config says. A file is opened at once; what may come and go is only checked.
+
+    Args:
+        taken: names of the run's other feeds; one that is made from the address differs from them.
+
+    Raises:
+        UsageError: the address is wrong.
+        InputError: it cannot be opened.
+    """
+    absent = describe(config.source)
+    if absent is not None:
+        name = feed_names([*taken, config.name or absent.label])[-1]
+        opener = partial(open_source, config.source, config.realtime)
+        return Feed(name, absent.shown, None, settings=config, opener=opener, place=absent.place)
+    source = open_source(config.source, config.realtime)
+    name = feed_names([*taken, config.name or source.label])[-1]
+    return Feed(name, config.source, source, settings=config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from edge import docs
 from edge.cli import COMMANDS, parser
 from edge.config import ROOT, load_model, validate
+from edge.stream.config import load_stream
 from edge.targets import TARGETS, load_targets
 from edge.tasks import TASKS
 
@@ -151,3 +153,22 @@ def test_the_boards_in_the_pages_are_valid(page: str, tmp_path: Path) -> None:
 
 def test_the_picture_is_small() -> None:
     assert (ROOT / "docs/images/demo.png").stat().st_size < 1_000_000
+
+
+def test_the_stream_in_the_page_is_valid(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", text(ROOT / "docs/streams.md"), re.DOTALL)
+    (tmp_path / "stream.toml").write_text(block)
+    assert [feed.fps for feed in load_stream(tmp_path / "stream.toml").feeds] == [10, 5]
+
+
+def test_the_program_that_adds_and_removes_feeds_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", text(ROOT / "docs/streams.md"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "docs/streams.md", "exec"), {})
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [words[:2] for words in shown] == [["gate", "live"], ["yard", "live"]]
+    assert all(int(words[2]) > 0 for words in shown)
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert {json.loads(line)["feed"] for line in lines} == {"gate", "yard"}
