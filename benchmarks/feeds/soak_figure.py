@@ -43,7 +43,7 @@ def draw(path: Path, record: Mapping[str, Any]) -> None:
     figures = record["figures"]
     wrong = figures["violations"]
     count = sum(figures["faults"].values())
-    verdict = "nothing was violated" if not wrong else f"{len(wrong)} violations, the first: {wrong[0]}"
+    verdict = f"violated: {wrong[0]}" if wrong else "nothing was violated"
     figure.text(
         LEFT,
         0.962,
@@ -103,10 +103,16 @@ def _draw_states(axes: Any, figure: Any, record: Mapping[str, Any]) -> None:
         Line2D([], [], marker=marker, color=INK, linestyle="", markersize=6, markeredgewidth=0, label=kind)
         for kind, marker in FAULTS.items()
     ]
-    common: dict[str, Any] = {"frameon": False, "fontsize": NORMAL, "labelcolor": INK, "borderaxespad": 0}
+    common: dict[str, Any] = {
+        "frameon": False,
+        "fontsize": NORMAL,
+        "labelcolor": INK,
+        "borderaxespad": 0,
+        "columnspacing": 1.0,
+    }
     figure.text(LEFT, 0.893, "States of the feeds", fontsize=12, fontweight="bold", color=INK)
-    place = (LEFT + 0.14, 0.888)
-    figure.legend(handles=states, loc="lower left", bbox_to_anchor=place, ncols=7, handlelength=1, **common)
+    place = (LEFT + 0.13, 0.888)
+    figure.legend(handles=states, loc="lower left", bbox_to_anchor=place, ncols=7, handlelength=0.9, **common)
     place = (LEFT + WIDE, 0.888)
     figure.legend(
         handles=marks, loc="lower right", bbox_to_anchor=place, ncols=8, handletextpad=0.1, **common

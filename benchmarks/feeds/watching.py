@@ -27,8 +27,8 @@ CALM_ROWS = 10
 """Seconds at the beginning and at the end in which nothing is done."""
 GROWTH_MIB, GROWTH_MIB_H = 16.0, 30.0
 """Memory that the second half of a run may add, and its slope, MiB an hour, in runs of `LONG_S` and more. The
-first half is not judged: glibc keeps an arena for each of many threads, and each grows to what it once needed.
-Shorter runs show no slope but noise."""
+first half is not judged: glibc keeps an arena for each of many threads, and each grows to what it once
+needed. Shorter runs show no slope but noise."""
 LONG_S = 600.0
 
 
@@ -82,7 +82,8 @@ class Watcher:
 
     def _note_changes(self, feed: Feed) -> None:
         known = self.changes[feed.name]
-        known += [change for change in list(feed.life.changes) if change not in known[-32:]]
+        last = known[-1].at if known else 0.0
+        known += [change for change in list(feed.life.changes) if change.at > last]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,12 @@ def wait(
     """
     until, silent = time.perf_counter() + seconds, False
     while (left := until - time.perf_counter()) > 0 and not over():
+        if place is not None and left > KNOCK_S:  # at once, too: it may be back before the second look
+            if not answers(place):
+                silent = True
+            elif silent:
+                return
         stop.wait(min(left, KNOCK_S))
-        if place is None or left <= KNOCK_S:
-            continue
-        if not answers(place):
-            silent = True
-        elif silent:
-            return
 
 
 def answers(place: tuple[str, int]) -> bool:
