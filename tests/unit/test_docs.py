@@ -14,7 +14,11 @@ import pytest
 from edge import docs
 from edge.cli import COMMANDS, parser
 from edge.config import ROOT, load_model, validate
-from edge.stream.config import load_stream
+from edge.stream.config import FeedConfig, load_stream
+from edge.stream.feed import open_feed
+from edge.stream.health import FLAGS
+from edge.stream.network import null_network
+from edge.stream.run import Run
 from edge.targets import TARGETS, load_targets
 from edge.tasks import TASKS
 
@@ -153,6 +157,26 @@ def test_the_boards_in_the_pages_are_valid(page: str, tmp_path: Path) -> None:
 
 def test_the_picture_is_small() -> None:
     assert (ROOT / "docs/images/demo.png").stat().st_size < 1_000_000
+
+
+def test_the_schema_of_result_lines_and_the_page_know_every_flag() -> None:
+    schema = json.loads(text(ROOT / "docs/result.schema.json"))
+    flags = schema["properties"]["flags"]["items"]["enum"]
+    assert set(flags) == {*FLAGS, "nan", "gated", "alarm"}
+    (row,) = re.findall(r"^\| `flags` \|.*$", text(ROOT / "docs/streaming.md"), re.MULTILINE)
+    assert all(f"`{flag}`" in row for flag in flags)
+
+
+def test_the_page_knows_every_key_of_a_feeds_summary_and_every_cause() -> None:
+    """As the code writes them."""
+    page = text(ROOT / "docs/streaming.md")
+    feed = open_feed(FeedConfig(name="a", source="test:text?frames=2"))
+    data = Run(null_network(), [feed]).go().data
+    told = {word for span in re.findall(r"`([^`\n]+)`", page) for word in span.split()}
+    assert {*data, *data["feeds"][0]} <= told
+    code = "".join(text(path) for path in ROOT.glob("edge/stream/*.py"))
+    causes = set(re.findall(r"(?:\.drop|discard|_leave_out)\(\"(\w+)\"", code))
+    assert {"superseded", "limited", "behind"} <= causes <= told
 
 
 def test_the_stream_in_the_page_is_valid(tmp_path: Path) -> None:
