@@ -1,4 +1,4 @@
-"""The command line: `edge build | run | plan | inspect | report | verify | diff | doctor | bench | demo`.
+"""The command line: `edge COMMAND`, with the commands of `COMMANDS`.
 
 Each command is a module of this package with `add_arguments(parser)` and `run(args) -> exit code`. Only the
 module of the command that was typed is imported, so that `edge --help` starts at once.
@@ -26,6 +26,7 @@ COMMANDS = {
     "diff": "show what differs between two engines",
     "doctor": "show what can be compiled and run on this machine",
     "bench": "measure an engine on this machine",
+    "dicom": "show what the reader does to the pixels of a DICOM file",
     "demo": "build the demo model, stream two feeds, draw a summary",
 }
 

@@ -6,7 +6,9 @@ standard: a header is full of patient data.
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import struct
 import warnings
 import zlib
@@ -23,6 +25,8 @@ MAX_FRAME_BYTES = 1 << 30
 
 MAX_INFLATED_BYTES = 4 << 30
 """Most that a deflated data set may grow to."""
+
+MOST_READ_UNCHECKED = 1 << 20
 
 PIXEL_TAGS = {
     (0x7FE0, 0x0008): "FloatPixelData",
@@ -109,6 +113,15 @@ def reading(path: Path, doing: str, quote: bool = False) -> Iterator[None]:
 _REPAIR = "check the file, for example with dciodvfy or dcmdump"
 
 
+class BoundedReader(io.BufferedReader):
+    """A file whose reads allocate no more than there is, whatever length an element claims."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MOST_READ_UNCHECKED:
+            size = min(size, _bytes_left(self))
+        return super().read(size)
+
+
 def read_header(path: Path) -> Header:
     """Read all but the pixels.
 
@@ -118,7 +131,7 @@ def read_header(path: Path) -> Header:
     """
     pydicom = _pydicom()
     try:
-        file = path.open("rb")
+        file = BoundedReader(io.FileIO(path))
     except OSError as e:
         raise InputError(f"cannot read {path}", e.strerror or str(e), "check the path") from e
     with file, reading(path, "read"):
@@ -184,9 +197,8 @@ def _check_inflated_size(file: BinaryIO, dataset: Any, path: Path) -> None:
     file.seek(0)
 
 
-def _bytes_left(file: BinaryIO) -> int:
-    here = file.tell()
-    return file.seek(0, 2) - here
+def _bytes_left(file: io.BufferedReader) -> int:
+    return os.fstat(file.fileno()).st_size - file.tell()
 
 
 def _pixels_at(file: BinaryIO, dataset: Any) -> PixelElement | None:

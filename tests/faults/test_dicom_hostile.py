@@ -2,6 +2,7 @@
 
 import random
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -89,6 +90,20 @@ def test_more_pixels_claimed_than_there_are(tmp_path):
 
 def test_a_pixel_element_longer_than_the_file(tmp_path):
     refused(file(tmp_path, picture() + pixels(b"\0" * 4, length=16)), "cut off")
+
+
+def test_an_element_that_claims_gigabytes_allocates_nothing(tmp_path):
+    path = file(tmp_path, element(0x10, 0x10, b"UN", b"", length=0xF0000000) + picture() + pixels(b"\0" * 16))
+    tracemalloc.start()
+    refused(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+def test_pixels_padded_at_their_end_are_a_picture(tmp_path):
+    image, _ = open_dicom(file(tmp_path, picture() + pixels(bytes(range(16)) + b"\0" * 500))).frame(0)
+    assert image[:, :, 0].ravel().tolist() == list(range(16))
 
 
 def test_more_frames_claimed_than_there_are(tmp_path):
