@@ -13,8 +13,8 @@ from edge.types import Array, Image
 FLAGS = ("frozen", "black", "overexposed", "smeared")
 """The worst first."""
 
-LOOK_S = 0.2
-"""Pause between two looks at lens and light."""
+LOOK_S, LENS_S = 0.2, 0.5
+"""Pauses between two looks at the light, and at the lens, which costs more than all the rest."""
 SET_S, CLEAR_S = 1.0, 0.5
 """How long a picture has to be bad until it is flagged, and good until it is not any more."""
 ACCEPT_S = 180.0
@@ -52,7 +52,7 @@ class Health:
 
     def __init__(self, settings: HealthConfig) -> None:
         self._settings = settings
-        self._now = self._next = -math.inf
+        self._now = self._next = self._next_lens = -math.inf
         self._shape: tuple[int, ...] = ()
         self._frozen = Frozen(settings.frozen_s)
         self._black, self._white, self._smeared = _Latch(), _Latch(), _Latch()
@@ -120,8 +120,11 @@ class Health:
         if self._settings.black:
             dark = seen.median <= BLACK[0] and seen.apart <= BLACK[1]
             self._black.update(dark, seen.median > NOT_BLACK[0] or seen.apart > NOT_BLACK[1], now)
-        if not self._settings.lens:
-            return
+        if self._settings.lens and now >= self._next_lens:
+            self._next_lens = now + LENS_S
+            self._check_lens(image, seen, now)
+
+    def _check_lens(self, image: Image, seen: Light, now: float) -> None:
         sharp = sharpness(image)
         white = self._check_white(seen, now)
         smeared = self._check_sharpness(seen, sharp, white, now)

@@ -66,7 +66,9 @@ def sharpness(image: Image | Array) -> float:
     picked = cv2.resize(image, (2 * columns, 2 * rows), interpolation=cv2.INTER_NEAREST)
     grey = cv2.cvtColor(picked, cv2.COLOR_BGR2GRAY) if picked.ndim == 3 else picked
     grey = cv2.resize(grey, (columns, rows), interpolation=cv2.INTER_AREA)
-    steps = cv2.absdiff(grey[:, 1:], grey[:, :-1])
+    across, down = _TILES
+    width, height = (columns - 1) // across * across, rows // down * down  # tiles of whole pixels are quick
+    steps = cv2.absdiff(grey[:height, 1 : width + 1], grey[:height, :width])
     tiles = cv2.resize(cv2.multiply(steps, steps, dtype=cv2.CV_32F), _TILES, interpolation=cv2.INTER_AREA)
     return math.sqrt(float(np.sort(tiles, axis=None)[int(_SHARPEST * tiles.size)]))
 
