@@ -9,7 +9,7 @@ import pytest
 from edge.cli import main
 
 pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
-from tests.dicoms import write  # noqa: E402
+from tests.dicoms import write
 
 
 @pytest.fixture

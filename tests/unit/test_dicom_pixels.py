@@ -250,6 +250,13 @@ def test_an_unknown_photometric_interpretation_is_refused(image, photometric):
         image(RAMP, PhotometricInterpretation=photometric).frame(0)
 
 
+@pytest.mark.parametrize("photometric", ["HSV", "YBR_PARTIAL_420", "MONOCHROME2"])
+def test_three_samples_that_do_not_come_out_as_rgb_are_refused(image, photometric):
+    elements = {"Columns": 1, "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    with pytest.raises(InputError):
+        image(np.uint8([[1, 2, 3]]), PhotometricInterpretation=photometric, **elements).frame(0)
+
+
 def test_frames_can_be_read_in_any_order(image):
     frames = np.arange(5 * 16, dtype=np.uint8).reshape(5, 4, 4)
     this = image(frames)
