@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from edge.cli.status import following
 from edge.cli.stream_options import stream_config
 from edge.errors import EXIT_INTERRUPTED, EdgeError, InputError, RuntimeFault, UsageError
 
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
     from edge.stream.config import EngineConfig, StreamConfig
     from edge.stream.feed import Feed
     from edge.stream.network import Network
-    from edge.stream.run import Run
 
-_STATUS_SECONDS = 0.25
 SWITCH_SECONDS = 0.5e-3
 
 
@@ -120,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         latency = target / 1e3 if target else None
         running = Run(network, feeds, sinks, args.frames, args.serial, stop, latency)
         unread.pop_all()  # from here on the run closes its sources, except one that hangs in a read
-        with _status(running):
+        with following(running):
             summary = running.go()
     _report(args, summary.data)
     return summary.exit_code
@@ -269,45 +268,6 @@ def _signals(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _status(running: Run) -> Iterator[None]:
-    """A line on the terminal that follows the run; nothing when standard error is not a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    finished = threading.Event()
-
-    def follow() -> None:
-        while not finished.wait(_STATUS_SECONDS):
-            line = "  ".join(_status_of(feed) for feed in running.feeds)
-            print(
-                f"\r\033[K{line}"[: (os.get_terminal_size(2).columns or 80) + 3],
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    thread = threading.Thread(target=follow, name="status", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        thread.join()
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-def _status_of(feed: Feed) -> str:
-    counts = feed.account.counts()
-    if feed.life.state not in ("live", "ended"):
-        return f"{feed.name} {feed.life.state}"
-    lost = sum(counts.failed.values())
-    text = f"{feed.name} {counts.delivered}"
-    text += f" (-{sum(counts.dropped.values())})" if counts.dropped else ""
-    text += f" {lost} failed" if lost else ""
-    return f"{text}  {1e3 * feed.times.histograms['total'].percentile(0.5):.0f} ms"
 
 
 def _report(args: argparse.Namespace, data: dict[str, Any]) -> None:

@@ -57,6 +57,15 @@ class Life:
     def over(self) -> bool:
         return self.now.state in OVER
 
+    @property
+    def trouble(self) -> str:
+        """` while reconnecting: …`; empty for a feed that is live."""
+        now = self.now
+        if now.state in ("live", *OVER):
+            return ""
+        why = now.reason.partition("; the next attempt")[0]
+        return f" while {now.state}" + (f": {why}" if why else "")
+
     def to(self, state: State, reason: str = "") -> bool:
         """Come into a state; whether that is another one than before. What is over stays so.
 

@@ -96,7 +96,7 @@ class Reader(threading.Thread):
         feed = self.feed
         feed.ended = ended
         over: State = "failed" if ended in ("fault", "failed", "lost") else "ended"
-        feed.life.to(over, feed.error or ended)
+        feed.life.to(over, feed.error or ended + feed.life.trouble)
         self.admission.finish(feed.lane)
 
     # ------------------------------------------------------------------ a source that ends
