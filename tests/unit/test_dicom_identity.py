@@ -41,7 +41,8 @@ def test_what_is_absent_is_empty(tmp_path):
 
 def test_a_damaged_file_is_an_input_error_that_quotes_nothing(tmp_path):
     path = written(tmp_path / "a.dcm", "1.2.840.10008.1.2.1.99")
-    path.write_bytes(path.read_bytes()[:-60] + b"Doe^Jane" * 50)
+    meta = pydicom.filereader.read_file_meta_info(path).FileMetaInformationGroupLength
+    path.write_bytes(path.read_bytes()[: 144 + meta] + b"Doe^Jane" * 50)
     with pytest.raises(InputError) as caught:
         identify(path)
     assert "Doe" not in str(caught.value)
