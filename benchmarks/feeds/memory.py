@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,32 @@ class Camera:
 
     def close(self) -> None:
         pass
+
+
+class Windows(Sequence[Image]):
+    """Windows on one larger picture, each at another place, as a camera sees that is never quite still.
+
+    Args:
+        size: of a window, width and height.
+    """
+
+    def __init__(self, picture: Image, size: tuple[int, int]) -> None:
+        self._picture, (self._width, self._height) = picture, size
+        self._across = picture.shape[1] - self._width
+        self._down = picture.shape[0] - self._height
+
+    def __len__(self) -> int:
+        return self._across * self._down
+
+    def __getitem__(self, index: Any) -> Any:
+        top, left = divmod(index, self._across)
+        return self._picture[top : top + self._height, left : left + self._width]
+
+
+def shaken(size: tuple[int, int] = (640, 480), by: int = 64) -> Windows:
+    """More than four thousand pictures, none of which comes again soon."""
+    (picture,) = noisy(1, (size[0] + by, size[1] + by))
+    return Windows(picture, size)
 
 
 def noisy(

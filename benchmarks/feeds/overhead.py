@@ -9,13 +9,14 @@ from __future__ import annotations
 import statistics
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 
 from edge.sinks import open_sink
 from edge.stream.config import FeedSettings, HealthConfig
 from edge.stream.feed import Feed
 from edge.types import Image
-from feeds.memory import Camera, noisy
+from feeds.memory import Camera, shaken
 from feeds.question import Answer, Options
 from feeds.stage import streaming
 
@@ -25,7 +26,7 @@ UNCHECKED = FeedSettings(health=HealthConfig(frozen_s=0, black=False, lens=False
 
 
 def measure(options: Options) -> Answer:
-    pictures = noisy(8)
+    pictures = shaken()
     micros: dict[str, list[float]] = {"bare": [], "without checks": [], "with health checks": []}
     for _ in range(options.repeat):
         micros["bare"].append(bare(pictures))
@@ -45,7 +46,7 @@ def measure(options: Options) -> Answer:
     )
 
 
-def ours(pictures: list[Image], settings: FeedSettings) -> float:
+def ours(pictures: Sequence[Image], settings: FeedSettings) -> float:
     """CPU microseconds a frame of all threads together."""
     feeds = [
         Feed(f"cam{n}", "memory:", None, settings=settings, opener=partial(Camera, pictures, FPS))
@@ -60,7 +61,7 @@ def ours(pictures: list[Image], settings: FeedSettings) -> float:
     return 1e6 * cpu / read
 
 
-def bare(pictures: list[Image]) -> float:
+def bare(pictures: Sequence[Image]) -> float:
     """The same of threads that only read."""
     frames, cpu = round(FPS * SECONDS), time.process_time()
     threads = [threading.Thread(target=_read, args=(Camera(pictures, FPS, frames),)) for _ in range(FEEDS)]

@@ -8,7 +8,7 @@ from functools import partial
 from edge.stream.feed import Feed
 from edge.stream.metrics import Histogram
 from edge.stream.network import null_network
-from feeds.memory import Camera, noisy
+from feeds.memory import Camera, shaken
 from feeds.question import Answer, Options
 from feeds.stage import Interval, streaming
 
@@ -21,7 +21,7 @@ FLAT, OLDEST = 0.1, 2.0
 
 
 def measure(options: Options) -> Answer:
-    feed = Feed("camera", "memory:", None, opener=partial(Camera, noisy(8), 1e3 * FASTER / INFER_MS))
+    feed = Feed("camera", "memory:", None, opener=partial(Camera, shaken(), 1e3 * FASTER / INFER_MS))
     total = feed.times.histograms["total"]
     with streaming([feed], null_network(f"delay_ms={INFER_MS:g}")) as running:
         time.sleep(1.0)
