@@ -11,8 +11,9 @@ from urllib.parse import parse_qsl
 
 from edge.errors import UsageError, nearest
 
-_PASSWORD = re.compile(r"(\w[\w+.-]*://[^\s/?#@:]*:)(?:[^\s/?#]*|(?!\d*(?:[/?#\s]|$))\S*)@")
-"""In an authority; or, where it has characters that should have been percent-encoded, up to the last @."""
+_PASSWORD = re.compile(r"(\w[\w+.-]*://[^\s/?#@:]*:)(?!\d*(?:[/?#\s]|$))\S*@")
+"""Up to the last @, because it may have characters that should have been percent-encoded; not where a port
+follows the colon."""
 _SECRET = re.compile(r"([\w-]*(?:pass|pwd?\b|token|secret|key|auth|sign)[\w-]*=)[^&/;?#\s]+", re.IGNORECASE)
 _WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 

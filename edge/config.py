@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from edge.address import without_password
 from edge.errors import ConfigError, InputError, UsageError, nearest
 
 if sys.version_info >= (3, 11):
@@ -201,13 +202,23 @@ def validate(kind: type[S], data: dict[str, Any], where: str, page: str = "docs/
         raise ConfigError(f"{where} is not valid", "; ".join(problems), f"see {page}") from e
 
 
+_WORDS = {
+    "tuple_type": "it is a list",
+    "dict_type": "it is a table",
+    "model_type": "it is a table",
+    "model_attributes_type": "it is a table",
+}
+"""For pydantic's messages that speak of Python."""
+
+
 def _problem(kind: type[BaseModel], error: Any) -> str:
     path = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
         return f"unknown key '{'.'.join(path)}', {nearest(path[-1], _fields(kind, path[:-1]))}"
     name = ".".join(path) or "the file"
-    value = "" if error["type"] == "missing" else f" (got {error['input']!r})"
-    return f"{name}: {error['msg'].removeprefix('Value error, ')}{value if len(value) < 80 else ''}"
+    value = "" if error["type"] == "missing" else without_password(f" (got {error['input']!r})")
+    message = _WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
+    return f"{name}: {message}{value if len(value) < 80 else ''}"
 
 
 def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:

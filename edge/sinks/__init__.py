@@ -117,7 +117,7 @@ def _locate(uri: str) -> tuple[Any, Address, Policy | None]:
         raise UsageError(
             f"no sink '{uri}'",
             "a sink is written as scheme:place" if not colon else f"there is no scheme '{scheme}'",
-            nearest(scheme, SINKS) + ", e.g. jsonl:results.jsonl",
+            nearest(scheme, SINKS).rstrip("?") + ", e.g. jsonl:results.jsonl",
         )
     address = split(uri, rest)
     if "?" in rest and Path(rest).exists():

@@ -12,7 +12,8 @@ The module of a feed that may come and go (a camera, a stream of the network) al
     describe(address: Address) -> Absent
 
 which checks the address without opening anything; its `open` may block until a timeout of its own, is called
-again after every loss, and raises `Refused` where trying again soon is of no use.
+again after every loss, and raises `Refused` where trying again soon is of no use. Where it needs a package
+that may be missing, `require()` tells before the run.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ SOURCES = {
 
 PATH_KINDS = ("dicom", "images", "video")
 """Asked in this order whose a path without a scheme is."""
+
+NOT_A_PATH = "check the path; a network camera is written rtsp://HOST/PATH, one of this machine camera:0"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 
@@ -158,6 +161,16 @@ def describe(uri: str) -> Absent | None:
     return cast(Absent, module.describe(address)) if hasattr(module, "describe") else None
 
 
+def require(uri: str) -> None:
+    """
+    Raises:
+        MissingPackage: reading the source needs one that is not installed.
+    """
+    module = importlib.import_module(SOURCES[locate(uri)[0]])
+    if hasattr(module, "require"):
+        module.require()
+
+
 def locate(uri: str) -> tuple[str, Address]:
     """Which kind of source `uri` means, and its address. A path that exists is never taken for a scheme."""
     path = Path(uri).expanduser()
@@ -173,7 +186,7 @@ def locate(uri: str) -> tuple[str, Address]:
     if match and "/" not in match[1] and "." not in match[1]:
         hint = nearest(match[1].lower(), SOURCES)
         raise UsageError(f"no source '{shown}'", f"no file is called that, and no scheme '{match[1]}'", hint)
-    raise InputError(f"cannot read {shown}", "there is no such file or folder", "check the path")
+    raise InputError(f"cannot read {shown}", "there is no such file or folder", NOT_A_PATH)
 
 
 def exists(path: Path) -> bool:

@@ -28,15 +28,23 @@ def open(address: Address, realtime: bool) -> CaptureSource:
         InputError: the pipeline does not start, or gives no picture.
     """
     absent = describe(address)
+    require()
+    capture = open_capture(pipeline(address))
+    return CaptureSource(absent, capture, "the pipeline does not start", "try it with: gst-launch-1.0")
+
+
+def require() -> None:
+    """
+    Raises:
+        MissingPackage: OpenCV was built without GStreamer.
+    """
     if not has_gstreamer():
         raise MissingPackage(
-            f"{absent.shown} needs an OpenCV with GStreamer",
+            "csi: and gst: need an OpenCV with GStreamer",
             "this one was built without it",
             "on a Jetson use JetPack's (make setup VENV_OPTIONS=--system-site-packages, then remove "
             "opencv-python from it), elsewhere the distribution's or your own",
         )
-    capture = open_capture(pipeline(address))
-    return CaptureSource(absent, capture, "the pipeline does not start", "try it with: gst-launch-1.0")
 
 
 def describe(address: Address) -> Absent:

@@ -59,6 +59,14 @@ def open(address: Address, realtime: bool) -> NetworkSource:
     return NetworkSource(_checked(address))
 
 
+def require() -> None:
+    """
+    Raises:
+        MissingPackage: PyAV is not installed.
+    """
+    _pyav()
+
+
 def describe(address: Address) -> Absent:
     """What is known of a stream before it is opened.
 

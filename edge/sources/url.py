@@ -52,6 +52,8 @@ def parse(address: Address, known: Mapping[str, Any]) -> Url:
         scheme, host, port = split.scheme.lower(), split.hostname or "", split.port
     except ValueError:
         scheme, host, port = "", "", None
+    if scheme == "udp" and host and port is None:
+        raise UsageError(f"{shown} has no port", "a stream over UDP comes to one", "e.g. udp://:5000")
     clean = place.isprintable() and " " not in place
     if not clean or not (host or (scheme == "udp" and port)):
         raise UsageError(
@@ -61,6 +63,7 @@ def parse(address: Address, known: Mapping[str, Any]) -> Url:
         )
     path = urlsplit(without_password(place)).path.partition("=***")[0]
     label = "-".join([host or "udp", *([str(port)] if scheme == "udp" else []), *path.strip("/").split("/")])
+    place = scheme + place[len(scheme) :]  # FFmpeg knows them in small letters only
     full = place + ("?" + "&".join(theirs) if theirs else "")
     port = port or PORTS.get(scheme)
     absent = Absent(label.rstrip("-"), shown, (host, port) if host and port else None)

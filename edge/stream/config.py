@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from edge.config import ROOT, Section, read_toml, resolve, validate
 from edge.errors import UsageError, nearest
@@ -102,10 +112,15 @@ class FeedSettings(Section):
 class FeedConfig(FeedSettings):
     """One feed."""
 
-    name: str = Field(
-        "", pattern=r"^[\w.-]*$", description="unique in the run; default: made from the address"
-    )
+    name: str = Field("", description="unique in the run; default: made from the address")
     source: str = Field(description="its address, as for --source")
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w.-]*", name):
+            raise ValueError("a name has letters, digits, '.', '_' and '-'")
+        return name
 
 
 class EngineConfig(Section):
@@ -146,6 +161,21 @@ class StreamConfig(Section):
     feeds: tuple[FeedConfig, ...] = Field((), description="tables [[feeds]]")
     sinks: tuple[SinkConfig, ...] = Field((), description="tables [[sinks]]")
 
+    @field_validator("feeds", "sinks", mode="before")
+    @classmethod
+    def _are_tables(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, dict):
+            raise ValueError(f"each is a table of its own, with two brackets: [[{info.field_name}]]")
+        return value
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> StreamConfig:
+        names = Counter(feed.name for feed in self.feeds if feed.name)
+        twice = [name for name, count in names.items() if count > 1]
+        if twice:
+            raise ValueError(f"two feeds are called '{twice[0]}'")
+        return self
+
 
 def load_stream(path: Path) -> StreamConfig:
     """Read a stream's TOML file; what a feed leaves out it has from [defaults].
@@ -162,7 +192,9 @@ def load_stream(path: Path) -> StreamConfig:
     data = read_toml(path)
     defaults = data.get("defaults", {})
     feeds = data.get("feeds", [])
-    if isinstance(defaults, dict) and isinstance(feeds, list):
+    if defaults:
+        validate(StreamConfig, {"defaults": defaults}, str(path), PAGE)  # told once, and not of every feed
+    if isinstance(feeds, list):
         data["feeds"] = [_over(defaults, feed) if isinstance(feed, dict) else feed for feed in feeds]
     config = validate(StreamConfig, data, str(path), PAGE)
     engines = resolve(config.engine.engines, path.resolve().parent)

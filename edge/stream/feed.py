@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from edge.errors import UsageError
-from edge.sources import Source, describe, feed_names, open_source
+from edge.sources import Source, describe, feed_names, open_source, require
 from edge.stream.admission import Account, Lane
 from edge.stream.alarm import Alarm
 from edge.stream.config import FeedConfig, FeedSettings
@@ -126,9 +126,11 @@ def open_feed(config: FeedConfig, taken: Sequence[str] = ()) -> Feed:
     Raises:
         UsageError: the address is wrong.
         InputError: it cannot be opened.
+        MissingPackage: reading it needs one that is not installed.
     """
     absent = describe(config.source)
     if absent is not None:
+        require(config.source)
         name = feed_names([*taken, config.name or absent.label])[-1]
         opener = partial(open_source, config.source, config.realtime)
         return Feed(name, absent.shown, None, settings=config, opener=opener, place=absent.place)

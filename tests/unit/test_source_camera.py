@@ -199,7 +199,7 @@ def test_labels_of_pipelines() -> None:
 
 def test_without_gstreamer_it_says_what_to_do(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gstreamer, "has_gstreamer", lambda: False)
-    with pytest.raises(MissingPackage, match="needs an OpenCV with GStreamer") as caught:
+    with pytest.raises(MissingPackage, match="need an OpenCV with GStreamer") as caught:
         open_source("gst:rtspsrc location=rtsp://guard:s3cret@10.0.0.7/live")
     assert "JetPack" in caught.value.fix
     assert "s3cret" not in str(caught.value)

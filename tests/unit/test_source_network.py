@@ -42,6 +42,7 @@ def full(uri: str) -> str:
         ("rtsp://guard:s3@cret@10.0.0.7/live", "rtsp://guard:***@10.0.0.7/live"),
         ("rtsp://guard:s3/cret@10.0.0.7/live", "rtsp://guard:***@10.0.0.7/live"),
         ("rtsp://guard:s3#c?ret@10.0.0.7/live", "rtsp://guard:***@10.0.0.7/live"),
+        ("rtsp://guard:s3@cr/et@10.0.0.7/live", "rtsp://guard:***@10.0.0.7/live"),
         ("rtsp://:s3cret@10.0.0.7/live", "rtsp://:***@10.0.0.7/live"),
         (
             "http://10.0.0.7/live?user=guard&password=s3cret&n=1",
