@@ -232,10 +232,9 @@ def _search(same: Sequence[Engine]) -> Iterator[Html]:
         "p",
         f"These plans were run as a whole on {pictures} that ranges were not measured on. What the original "
         "itself believes counts as right there, so these figures compare plans with each other, not with the "
-        "evaluation. The search asks for more than the gate, as other pictures will judge the engine. A metric "
-        "of so few pictures jumps: what a plan loses is taken from the trend of all plans that were run over "
-        "their divergence, so that one can be refused whose own figure happens to be good, or the other way "
-        "round.",
+        "evaluation. The search asks for more than the gate, as other pictures will judge the engine. A "
+        "metric of so few pictures jumps: what a plan loses is taken from the trend of all plans that were "
+        "run, over their divergence, so that one can be refused whose own figure looks good, or the reverse.",
     )
     names = (
         *(("Engine",) if len(searched) > 1 else ()), "Step", "Expected time", "Predicted noise",
