@@ -55,7 +55,7 @@ gpu-check:
 	@$(GPU_PYTHON) benchmarks/gpu_check.py $(GPU_CHECK)
 
 # Pinned and hashed for every supported Python and processor; names no index. Needs uv on the PATH.
-LOCKED_EXTRAS := dicom eval feeds report rtx dev
+LOCKED_EXTRAS := dicom pacs eval feeds report rtx dev
 lock:
 	uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
 	  $(LOCKED_EXTRAS:%=--extra %) --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock

@@ -1,0 +1,137 @@
+"""From the network to the spool: a C-STORE data set is written to disk as it comes, and never decoded."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+from pydicom.uid import UID
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
+from pynetdicom.dsutils import create_file_meta, encode_file_meta
+from pynetdicom.pdu_primitives import P_DATA
+
+from edge.dicom.tally import Tally
+from edge.spool import Arrival, Kept, Spool, SpoolFull
+
+log = logging.getLogger(__name__)
+
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
+"""Statuses of C-STORE (PS3.4 B.2.3)."""
+
+MAX_COMMAND_BYTES = 1 << 16
+"""A command set is a few hundred bytes; what is longer is no command."""
+
+
+class Landing(BytesIO):
+    """Stands where pynetdicom collects a data set in memory; what is written to it goes to the spool.
+
+    Args:
+        begin: opens the arrival when the first bytes come.
+    """
+
+    def __init__(self, begin: Callable[[], Arrival]) -> None:
+        super().__init__()
+        self._begin = begin
+        self._arrival: Arrival | None = None
+        self._status = CANNOT_UNDERSTAND  # until something came
+
+    def write(self, data: Any) -> int:
+        """Take the next fragment. What cannot be kept is read to its end and refused then, by `finish`."""
+        if self._arrival is None and self._status in (SUCCESS, OUT_OF_RESOURCES):
+            return len(data)  # it was refused
+        try:
+            if self._arrival is None:
+                self._arrival = self._begin()
+                self._status = SUCCESS
+            self._arrival.write(data)
+        except (OSError, sqlite3.Error, SpoolFull) as e:
+            self._refuse(e)
+        except ValueError:
+            self._status = CANNOT_UNDERSTAND
+        return len(data)
+
+    def finish(self) -> tuple[int, Kept | None]:
+        """Make it durable; the status to answer with, and what became of it."""
+        if self._arrival is None or self._status != SUCCESS:
+            return self._status, None
+        try:
+            return SUCCESS, self._arrival.keep()
+        except (OSError, sqlite3.Error) as e:
+            self._refuse(e)
+            return OUT_OF_RESOURCES, None
+
+    def discard(self) -> None:
+        """Leave nothing of it, unless it was kept."""
+        if self._arrival is not None:
+            self._arrival.discard()
+            self._arrival = None
+
+    def _refuse(self, error: Exception) -> None:
+        log.warning("an object is refused: %s", error)
+        self._status = OUT_OF_RESOURCES
+        self.discard()
+
+    def __del__(self) -> None:
+        self.discard()  # of a request that pynetdicom has dropped
+
+
+class StoreProvider(DIMSEServiceProvider):
+    """The DIMSE service of one association, with landings for its data sets."""
+
+    def __init__(self, assoc: Any, spool: Spool, counts: Tally) -> None:
+        super().__init__(assoc)
+        self._spool, self._counts = spool, counts
+        self._landings: set[Landing] = set()
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take the fragments of a P-DATA-TF PDU (PS3.8 9.3.5)."""
+        if self.message is None:
+            message = self.message = DIMSEMessage()
+            message.data_set = Landing(lambda: self._begin(message))
+            self._landings.add(message.data_set)
+        message = self.message
+        super().receive_primitive(primitive)
+        if message.encoded_command_set.tell() > MAX_COMMAND_BYTES:
+            self.dul.event_queue.put("Evt19")  # an invalid PDU: the association is aborted
+
+    def _begin(self, message: DIMSEMessage) -> Arrival:
+        """Open the arrival of the object that the message's command set announces.
+
+        Raises:
+            ValueError: it is no C-STORE request, or does not say what it stores.
+        """
+        command = message.command_set
+        uid, sop_class = command.get("AffectedSOPInstanceUID"), command.get("AffectedSOPClassUID")
+        context = self.assoc._accepted_cx.get(message.context_id or 0)
+        if not isinstance(message, C_STORE_RQ) or not uid or not sop_class or context is None:
+            raise ValueError
+        syntax = context.transfer_syntax[0]
+        meta = create_file_meta(
+            sop_class_uid=UID(sop_class), sop_instance_uid=UID(uid), transfer_syntax=syntax
+        )
+        if self.assoc.requestor.ae_title.isascii():
+            meta.SourceApplicationEntityTitle = self.assoc.requestor.ae_title
+        arrival = self._spool.arrival(str(uid), str(sop_class), str(syntax))
+        try:
+            arrival.head(bytes(128) + b"DICM" + encode_file_meta(meta))
+        except BaseException:
+            arrival.discard()
+            raise
+        return arrival
+
+    def store(self, landing: Landing) -> int:
+        """Make a received object durable; the status to answer with."""
+        status, kept = landing.finish()
+        self._landings.discard(landing)
+        self._counts.add(kept.value if kept else "refused")
+        return status
+
+    def discard(self) -> None:
+        """The association is over: leave nothing of what was not acknowledged."""
+        for landing in self._landings:
+            landing.discard()
+        self._landings.clear()
