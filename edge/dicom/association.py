@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import queue
+import select
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, cast
 
@@ -27,18 +30,68 @@ NEGOTIATION_BYTES = 1 << 20
 """Most that a PDU may hold, unless more was agreed; a request for all classes takes 0.2 of it."""
 
 
+LOOK_MS = 20
+"""So often a thread that waits for a peer looks at its timers."""
+
+
+class WakingQueue(queue.Queue[Any]):
+    """A queue that makes a socket readable: who waits for the network and for it waits once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readable, self._written = socket.socketpair()
+        self.readable.setblocking(False)
+        self._written.setblocking(False)
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        with suppress(OSError):  # full: it is readable already
+            self._written.send(b"!")
+
+    def hush(self) -> None:
+        """Make it unreadable until the next `put`."""
+        with suppress(OSError):
+            self.readable.recv(4096)
+
+    def close(self) -> None:
+        self.readable.close()
+        self._written.close()
+
+
 class BoundedSocket(AssociationSocket):
     """Reads a PDU whole, or in time, or not at all.
+
+    pynetdicom looks for data and for answers a thousand times a second; here its thread waits for either.
 
     Args:
         limit: bytes of a PDU.
         wait: seconds for all of it.
+        answers: what is to be sent.
     """
 
-    def __init__(self, assoc: Association, connection: socket.socket, limit: int, wait: float) -> None:
+    def __init__(
+        self, assoc: Association, connection: socket.socket, limit: int, wait: float, answers: WakingQueue
+    ) -> None:
         super().__init__(assoc, client_socket=connection)
-        self._limit, self._wait = limit, wait
+        self._limit, self._wait, self._answers = limit, wait, answers
         connection.settimeout(wait)
+        self._poll = select.poll()
+        for one in (connection, answers.readable):
+            self._poll.register(one, select.POLLIN)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read; waits a little for it, or for something to be sent."""
+        if self.socket is None or not self._is_connected:
+            return False
+        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
+            return True
+        events = self._poll.poll(LOOK_MS if self.event_queue.empty() else 0)
+        woken = [fd for fd, _ in events]
+        if self._answers.readable.fileno() in woken:
+            self._answers.hush()
+            woken.remove(self._answers.readable.fileno())
+        return bool(woken)
 
     def recv(self, nr_bytes: int) -> bytearray:
         """So many bytes, fewer where the connection ends.
@@ -70,7 +123,7 @@ class QuietMachine(StateMachine):
         try:
             super().do_action(event)
         except Exception as e:  # pynetdicom's own would end the thread with a traceback
-            log.info("an association ends: %s", type(e).__name__)
+            log.warning("an association ends: %s", type(e).__name__)
             self.dul.kill_dul()
         if not asked and self.current_state == "Sta1":
             self.dul.to_user_queue.put(cast(Any, None))  # the peer is gone: nobody need wait for its request
@@ -94,13 +147,16 @@ class Handler(RequestHandler):
             assoc.dul.join()
         finally:
             provider.discard()
+            cast(WakingQueue, assoc.dul.to_provider_queue).close()
             self.server.shutdown_request(self.request)
 
     def _create_association(self) -> Association:
         assoc = super()._create_association()
         limit = max(self.ae.maximum_pdu_size, NEGOTIATION_BYTES)
+        answers = assoc.dul.to_provider_queue = WakingQueue()
+        assoc.dul._run_loop_delay = 1e-4  # BoundedSocket.ready waits
         assoc.dul.event_queue.get_nowait()  # Evt5 of the socket that is replaced
-        assoc.dul.socket = BoundedSocket(assoc, self.request, limit, self.server.wait)
+        assoc.dul.socket = BoundedSocket(assoc, self.request, limit, self.server.wait, answers)
         assoc.dul.state_machine = QuietMachine(assoc.dul)
         assoc.dimse = StoreProvider(assoc, self.server.spool, self.server.counts)
         return assoc

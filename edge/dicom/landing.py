@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import queue
 import sqlite3
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
-from pydicom.uid import UID
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
-from pynetdicom.dsutils import create_file_meta, encode_file_meta
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 
+from edge.dicom.encoding import file_meta, store_response
 from edge.dicom.tally import Tally
 from edge.spool import Arrival, Kept, Spool, SpoolFull
 
@@ -24,6 +25,16 @@ SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 
 MAX_COMMAND_BYTES = 1 << 16
 """A command set is a few hundred bytes; what is longer is no command."""
+
+
+SHORT_BYTES = 1024
+"""An answer to a C-STORE is shorter."""
+
+LAST_COMMAND = b"\3"
+"""Message control header of the last fragment of a command (PS3.8 E.2)."""
+
+LOOK_SECONDS = 0.02
+"""So often a thread that waits for a request looks for the association's end."""
 
 
 class Landing(BytesIO):
@@ -87,6 +98,13 @@ class StoreProvider(DIMSEServiceProvider):
         self._spool, self._counts = spool, counts
         self._landings: set[Landing] = set()
 
+    def get_msg(self, block: bool = False) -> Any:
+        """The next request; waits a little for it, where pynetdicom would look again and again."""
+        try:
+            return self.msg_queue.get(timeout=LOOK_SECONDS)
+        except queue.Empty:
+            return None, None
+
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take the fragments of a P-DATA-TF PDU (PS3.8 9.3.5)."""
         if self.message is None:
@@ -98,6 +116,19 @@ class StoreProvider(DIMSEServiceProvider):
         if message.encoded_command_set.tell() > MAX_COMMAND_BYTES:
             self.dul.event_queue.put("Evt19")  # an invalid PDU: the association is aborted
 
+    def send_msg(self, primitive: Any, context_id: int) -> None:
+        """Send a message; the answer to a C-STORE takes the short way."""
+        answers = isinstance(primitive, C_STORE) and primitive.MessageIDBeingRespondedTo is not None
+        if not answers or 0 < self.maximum_pdu_size < SHORT_BYTES:
+            super().send_msg(primitive, context_id)
+            return
+        names = (primitive.AffectedSOPClassUID or "", primitive.AffectedSOPInstanceUID or "")
+        command = store_response(*names, primitive.MessageIDBeingRespondedTo, primitive.Status)
+        data = P_DATA()
+        pairs: Any = [[context_id, LAST_COMMAND + command]]
+        data.presentation_data_value_list = pairs
+        self.dul.send_pdu(data)
+
     def _begin(self, message: DIMSEMessage) -> Arrival:
         """Open the arrival of the object that the message's command set announces.
 
@@ -105,19 +136,15 @@ class StoreProvider(DIMSEServiceProvider):
             ValueError: it is no C-STORE request, or does not say what it stores.
         """
         command = message.command_set
-        uid, sop_class = command.get("AffectedSOPInstanceUID"), command.get("AffectedSOPClassUID")
+        uid = str(command.get("AffectedSOPInstanceUID") or "")
+        sop_class = str(command.get("AffectedSOPClassUID") or "")
         context = self.assoc._accepted_cx.get(message.context_id or 0)
         if not isinstance(message, C_STORE_RQ) or not uid or not sop_class or context is None:
             raise ValueError
-        syntax = context.transfer_syntax[0]
-        meta = create_file_meta(
-            sop_class_uid=UID(sop_class), sop_instance_uid=UID(uid), transfer_syntax=syntax
-        )
-        if self.assoc.requestor.ae_title.isascii():
-            meta.SourceApplicationEntityTitle = self.assoc.requestor.ae_title
-        arrival = self._spool.arrival(str(uid), str(sop_class), str(syntax))
+        syntax = str(context.transfer_syntax[0])
+        arrival = self._spool.arrival(uid, sop_class, syntax)
         try:
-            arrival.head(bytes(128) + b"DICM" + encode_file_meta(meta))
+            arrival.head(file_meta(sop_class, uid, syntax, self.assoc.requestor.ae_title))
         except BaseException:
             arrival.discard()
             raise
