@@ -52,12 +52,31 @@ def data_set_of(file: bytes) -> bytes:
     return file[buffer.tell() :]
 
 
+def client(title: str) -> Any:
+    """An application entity whose sockets are closed, also where the other side was first."""
+    from pynetdicom import AE
+    from pynetdicom.transport import AssociationSocket
+
+    class Socket(AssociationSocket):
+        def _shutdown_socket(self) -> None:
+            connection = self.socket
+            super()._shutdown_socket()
+            if connection is not None:
+                connection.close()
+
+    class Client(AE):
+        def _create_socket(self, assoc: Any, address: Any, tls_args: Any) -> Socket:
+            made = Socket(assoc, address=address)
+            made.tls_args = tls_args
+            return made
+
+    return Client(title)
+
+
 @contextmanager
 def association(port: int, called: str = "EDGE", calling: str = "SCU", **how: Any) -> Iterator[Any]:
     """An association for CT, verification and whatever is in `contexts`; it may not be established."""
-    from pynetdicom import AE
-
-    ae = AE(calling)
+    ae = client(calling)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
     for syntax in how.pop("syntaxes", [str(ExplicitVRLittleEndian)]):
         for abstract in how.pop("contexts", [CT, "1.2.840.10008.1.1"]):

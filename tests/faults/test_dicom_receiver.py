@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import gc
 import logging
 import socket
 import ssl
@@ -34,9 +35,6 @@ from tests.pacs import (  # noqa: E402
     store,
     tool,
 )
-
-# pynetdicom's client forgets to close sockets that the other side has closed.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
 
@@ -73,6 +71,7 @@ def receive(spool):
     yield start
     for receiver in opened:
         receiver.close(grace=0.2)
+    gc.collect()  # what was left open is told here
 
 
 def files(spool: Spool) -> list[Path]:
