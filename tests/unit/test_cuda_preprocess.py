@@ -181,10 +181,12 @@ def test_the_chroma_of_nv12_follows_its_luma_unless_it_is_said_where_it_is():
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_gray16_takes_the_whole_dicom_chain_as_one_table(window, signed, photometric):
-    Dataset = pytest.importorskip("pydicom").Dataset
+    pydicom = pytest.importorskip("pydicom")
     from edge.dicom.transforms import GreyTransform, Renderer, every_value
 
-    ds = Dataset()
+    ds = pydicom.Dataset()
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     ds.PhotometricInterpretation, ds.PixelRepresentation = photometric, int(signed)
     ds.BitsStored = ds.BitsAllocated = 16
     ds.RescaleSlope, ds.RescaleIntercept = 0.5, -100
@@ -192,7 +194,8 @@ def test_gray16_takes_the_whole_dicom_chain_as_one_table(window, signed, photome
     kind = np.dtype(np.int16 if signed else np.uint16)
     stored = np.random.default_rng(0).integers(-2000 if signed else 0, 3000, (37, 53)).astype(kind)
     values = every_value(kind)
-    levels, _ = GreyTransform.of(ds, 0, 0)(values, values)
+    renderer = Renderer(ds, 1, lambda frame: stored)
+    levels, _ = GreyTransform.of(ds, 0)(values, lambda: renderer.span)
     config = InputConfig(size=(48, 40), **IMAGENET)
 
     rows = with_pitch(stored, 6)
@@ -200,7 +203,7 @@ def test_gray16_takes_the_whole_dicom_chain_as_one_table(window, signed, photome
         rows.ctypes.data, "gray16", 53, 37, rows.shape[1], levels_address=levels.ctypes.data
     )
 
-    shown, _ = Renderer(ds)(stored, 0)
+    shown, _ = renderer(stored, 0)
     assert levels.shape == (65536,) and len(np.unique(shown)) > 1
     assert np.array_equal(on_kernel(config, picture), on_processor(config, shown))
 

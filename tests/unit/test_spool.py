@@ -48,9 +48,9 @@ def test_an_object_goes_all_the_way(spool, clock):
 
 
 def test_names_hold_nothing_of_the_object_and_files_are_the_owners_alone(spool):
-    send(spool, "1.2.276.555")
+    send(spool, "1.2.276.5550123456789")
     (file,) = files(spool)
-    assert "555" not in file.name and file.stat().st_mode & 0o077 == 0
+    assert "5550123456789" not in file.name and file.stat().st_mode & 0o077 == 0
     assert (spool.root / "spool.db").stat().st_mode & 0o077 == 0
 
 
