@@ -79,8 +79,12 @@ def run_kills(folder: Path, kills: int, seed: int = 0) -> dict[str, int]:
     modalities = [Modality(machine, 1_000_000 * (index + 1)) for index in range(3)]
     for modality in modalities:
         modality.start()
-    for _ in range(kills):
-        time.sleep(chance.uniform(0.0, 0.6))
+    for kill in range(kills):
+        if kill % 4:  # under load; every fourth wherever it is, also while it starts
+            before, end = sum(len(m.acknowledged) for m in modalities), time.monotonic() + 10
+            while sum(len(m.acknowledged) for m in modalities) <= before and time.monotonic() < end:
+                time.sleep(0.005)
+        time.sleep(chance.uniform(0.0, 0.4))
         machine.kill()
         machine.start()
     for modality in modalities:
