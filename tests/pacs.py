@@ -77,7 +77,7 @@ def client(title: str) -> Any:
 def association(port: int, called: str = "EDGE", calling: str = "SCU", **how: Any) -> Iterator[Any]:
     """An association for CT, verification and whatever is in `contexts`; it may not be established."""
     ae = client(calling)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = how.pop("wait", 20)
     for syntax in how.pop("syntaxes", [str(ExplicitVRLittleEndian)]):
         for abstract in how.pop("contexts", [CT, "1.2.840.10008.1.1"]):
             ae.add_requested_context(abstract, syntax)

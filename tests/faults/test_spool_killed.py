@@ -56,7 +56,7 @@ class Modality(threading.Thread):
 
     def run(self) -> None:
         while not self.over.is_set():
-            with association(self.machine.port) as assoc:
+            with association(self.machine.port, wait=1) as assoc:  # pynetdicom may miss that its peer died
                 while assoc.is_established and not self.over.is_set():
                     self.send(assoc)
             time.sleep(0.02)
