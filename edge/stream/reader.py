@@ -7,6 +7,7 @@ import threading
 import time
 
 from edge.backends import Lender
+from edge.build.resources import give_back
 from edge.errors import EdgeError, InputError, MissingPackage, UsageError
 from edge.sources import Damaged, Picture, Refused, Source
 from edge.stream import knock
@@ -180,6 +181,7 @@ class Reader(threading.Thread):
         finally:
             self._source = None
             source.close()
+            give_back()  # FFmpeg leaves the C library with more and more holes, 40 KB a connection
 
     def _absent(self, why: str, pause: float) -> None:
         """Told at once when the reason is new, and not at every attempt."""
