@@ -164,6 +164,11 @@ class Admission:
         """Frames that wait, for a look at the load."""
         return sum(len(lane.waiting) for lane in self.lanes)
 
+    @property
+    def live(self) -> bool:
+        """Whether no feed that goes on waits for its frames to be taken."""
+        return all(lane.live or lane.finished for lane in self.lanes)
+
     def take(self, wait: bool = True, until: float = math.inf) -> tuple[Lane, Frame] | None:
         """The next frame, feeds taking turns.
 

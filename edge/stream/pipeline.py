@@ -19,6 +19,7 @@ from edge.stream.batching import BatchSize
 from edge.stream.faults import Faults
 from edge.stream.feed import Feed
 from edge.stream.metrics import DeviceTimes
+from edge.stream.moment import LastMoment
 from edge.stream.motion import MotionGate
 from edge.stream.network import Network, has_nan
 from edge.types import Array, Frame, Result
@@ -93,6 +94,7 @@ class Pipeline:
         self.rebuilds = 0
         self.stopped: DeviceLost | None = None
         self.size = BatchSize(network.batch, latency)
+        self._moment = LastMoment()
         self._idle, self._flying = deque(self.slots), deque[Flight]()
 
     def device_summary(self) -> dict[str, Any] | None:
@@ -109,7 +111,8 @@ class Pipeline:
         """Launch batch N, then finish the oldest in flight, until every feed has ended.
 
         A frame that is in its slot is finished before the loop waits for a new one: a slow camera's result
-        is never held back.
+        is never held back. A live feed's next frame is taken just before the engine is free: in a slot it
+        would only grow old.
         """
         self._guarded(self._overlapped)
 
@@ -124,6 +127,8 @@ class Pipeline:
     def _overlapped(self) -> None:
         idle, flying = self._idle, self._flying
         while True:
+            if flying and self.admission.live:
+                self._hold()
             taken = self._take(wait=not flying)
             if taken:
                 if flight := self._launch(idle[0], taken):
@@ -133,6 +138,11 @@ class Pipeline:
                 return
             if flying and (not taken or not idle):
                 self._land()
+
+    def _hold(self) -> None:
+        pause = self._moment.pause((flight.prepared for flight in self._flying), time.perf_counter())
+        if pause > SLICE:
+            time.sleep(pause)
 
     def _serial(self) -> None:
         while taken := self._take(wait=True):
@@ -270,6 +280,8 @@ class Pipeline:
             self._fail_all(flight.riders, "infer", e)
             return slot
         executed = time.perf_counter()
+        copied = sum(end - start for stage, (start, end) in slot.spans.items() if stage != "execute")
+        self._moment.learn(flight.prepared - flight.started + copied, slot.infer_seconds, executed)
         if slot.spans:
             self._count(slot.spans)
         row = 0
