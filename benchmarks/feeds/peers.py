@@ -88,9 +88,11 @@ def child(live: float) -> dict[str, Any]:
     config = load_model(Path("yolox_nano"))
     alone = backend("onnxruntime").load(config.onnx, EngineOptions(threads=THREADS))
     name = alone.inputs[0].name
-    engine = backend("onnxruntime").load(config.onnx, engine_options(THREADS, live=bool(live), serial=False))
+    options = engine_options(THREADS, live=bool(live), serial=False)
+    engine = backend("onnxruntime").load(config.onnx, options)
     made = Preprocess(config.input)
-    network = Network(EngineId(config.name, "cpu", "fp32", ""), engine, made, tasks.create(config), name)
+    id, slots = EngineId(config.name, "cpu", "fp32", ""), options.streams + 1  # as `open_network` does
+    network = Network(id, engine, made, tasks.create(config), name, slots=slots)
     for _ in range(20):
         network.warm_up()
     ceiling(alone, name, made.shape, 20)

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-age-ms", type=_positive_float, metavar="MS", help="drop frames of live feeds older than this")
     add("--gpu", type=_whole, metavar="N", help="which GPU (default: the first that the engine is for)")
-    add("--slots", type=_slots, metavar="N", help="batches in flight, 1 to 4 (default: 2)")
+    add("--slots", type=_slots, metavar="N", help="batches in flight, 1 to 4 (default: 2 or 3)")
     add("--batch", type=_positive, metavar="N", help="most frames of one inference (default: 1)")
     add(
         "--batch-wait-ms",
@@ -214,7 +214,7 @@ def _same(one: Path, other: Path) -> bool:
 
 def _open_network(engine: EngineConfig, live: bool, serial: bool) -> Network:
     from edge.store import Store
-    from edge.stream.network import SLOTS, engine_options, find_engine, null_network, open_network
+    from edge.stream.network import engine_options, find_engine, null_network, open_network
 
     patience = engine.batch_wait_ms / 1e3
     if engine.backend == "null":
@@ -223,7 +223,7 @@ def _open_network(engine: EngineConfig, live: bool, serial: bool) -> Network:
     variant = engine.variant or ("exact" if engine.backend == "onnxruntime_cuda" else "fast")
     entry = find_engine(Store(engine.engines), engine.model, engine.target, variant, engine.backend)
     options = replace(engine_options(engine.threads or 0, live, serial), gpu=engine.gpu, batch=engine.batch)
-    network = open_network(entry, options, engine.slots or SLOTS, patience, engine.backend)
+    network = open_network(entry, options, engine.slots, patience, engine.backend)
     if network.batch < engine.batch:
         takes = network.batch
         network.close()

@@ -135,7 +135,9 @@ class EngineConfig(Section):
     engines: Path = Field(Path("engines"), description="the engine store")
     threads: PositiveInt | None = Field(None, description="processor threads; default: all")
     gpu: int | None = Field(None, ge=0, description="which GPU; default: the first that the engine is for")
-    slots: int | None = Field(None, ge=1, le=4, description="batches in flight; default: 2")
+    slots: int | None = Field(
+        None, ge=1, le=4, description="batches in flight; default: 2, of files on a processor 3"
+    )
     batch: PositiveInt = Field(1, description="most frames of one inference")
     batch_wait_ms: PositiveFloat = Field(2.0, description="how long a frame waits for others of its batch")
     latency_ms: PositiveFloat | None = Field(

@@ -204,13 +204,15 @@ def _runs_here(entry: Entry | None, machine: Machine) -> bool:
 def open_network(
     entry: Entry,
     options: EngineOptions,
-    slots: int = SLOTS,
+    slots: int | None = None,
     patience: float = 0.0,
     runtime: str | None = None,
 ) -> Network:
     """The engine of a store entry, with the preprocessing and task it was built with.
 
     Args:
+        slots: batches in flight; default: 2, on a processor one more than execute side by side, so that no
+            stream waits for the loop.
         runtime: a backend to run it with instead of the manifest's.
 
     Raises:
@@ -244,6 +246,7 @@ def open_network(
         engine.close()
         raise
     id = EngineId(manifest.model, manifest.target, manifest.variant, manifest.key)
+    slots = slots or (SLOTS if engine.takes_pictures else options.streams + 1)
     return Network(id, engine, preprocess, task, input_name, load, slots, patience, name)
 
 
