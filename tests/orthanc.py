@@ -1,4 +1,4 @@
-"""Orthanc as the PACS of a test: C-STORE and C-ECHO, storage commitment, DICOMweb, on free ports of loopback."""
+"""Orthanc as the PACS of a test: DICOM, storage commitment and DICOMweb, on free ports of loopback."""
 
 from __future__ import annotations
 
