@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+
+from edge.errors import StoreError
 
 
 class Disk:
@@ -85,3 +88,19 @@ class Gauge:
         free = self._disk.free(self._folder)
         self._refusing = free < (self._marks.accept_above if self._refusing else self._marks.refuse_below)
         return not self._refusing
+
+
+def lock(root: Path) -> int:
+    """Only one process may use a folder: what its next start tidies must be nobody's.
+
+    Raises:
+        StoreError: another one does.
+    """
+    fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        os.close(fd)
+        fix = "stop it, or name another folder"
+        raise StoreError(f"cannot use {root}", "another process uses it", fix) from e
+    return fd

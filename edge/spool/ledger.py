@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from edge.errors import StoreError
 from edge.spool.arrival import Entry
+from edge.spool.database import Database
 from edge.spool.disk import Disk
 from edge.spool.records import Kept, State
 
@@ -20,7 +17,7 @@ VERSION = 1
 GONE = "its file is gone or has lost a part"
 APART = "another object with the same SOP Instance UID and other content was here before"
 
-SCHEMA = f"""
+SCHEMA = """
 CREATE TABLE objects (
     name TEXT PRIMARY KEY, uid TEXT NOT NULL, sop_class TEXT NOT NULL, syntax TEXT NOT NULL,
     digest TEXT NOT NULL, size INTEGER NOT NULL, received REAL NOT NULL, changed REAL NOT NULL,
@@ -41,7 +38,6 @@ CREATE INDEX units_by_series ON units (series);
 CREATE TABLE answers (
     number INTEGER PRIMARY KEY AUTOINCREMENT, unit INTEGER UNIQUE NOT NULL REFERENCES units,
     body BLOB NOT NULL);
-PRAGMA user_version = {VERSION};
 """
 
 
@@ -55,63 +51,18 @@ class _Ticket:
     error: BaseException | None = None
 
 
-class Ledger:
-    """`spool.db`. Every method may be called from any thread.
+class Ledger(Database):
+    """`spool.db`.
 
     Args:
         objects: the folder that names of objects are relative to.
     """
 
     def __init__(self, path: Path, objects: Path, disk: Disk) -> None:
-        self._objects, self._disk = objects, disk
-        self._lock = threading.RLock()
+        self._objects = objects
         self._waiting: list[_Ticket] = []
         self._queue = threading.Lock()
-        new = not path.exists()
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-        try:
-            self._prepare(path, new)
-        except BaseException:
-            self._db.close()
-            raise
-
-    def _prepare(self, path: Path, new: bool) -> None:
-        try:
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")  # a commit outlives a power cut
-            self._db.execute("PRAGMA foreign_keys = ON")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                self._db.executescript(f"BEGIN IMMEDIATE;{SCHEMA}COMMIT;")
-                version = VERSION
-        except sqlite3.DatabaseError as e:
-            raise StoreError(f"cannot use {path}", str(e), "restore it, or start with another folder") from e
-        if version != VERSION:
-            why = f"its version is {version}, this program knows {VERSION}"
-            raise StoreError(f"cannot use {path}", why, "use the program that made it, or another folder")
-        if new:
-            path.chmod(0o600)
-            self._disk.sync_folder(path.parent)
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing; durable when it ends."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._disk.commit(self._db)
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
-                raise
-
-    def rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """What a query gives."""
-        with self._lock:
-            return self._db.execute(query, values).fetchall()
+        super().__init__(path, disk, SCHEMA, VERSION)
 
     def keep(self, entry: Entry, received: float) -> Kept:
         """Make an arrived object exist; its bytes are durable already.
@@ -150,10 +101,6 @@ class Ledger:
     def exists(self, name: str) -> bool:
         """Whether an object has a row."""
         return bool(self.rows("SELECT 1 FROM objects WHERE name = ?", [name]))
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
 
 
 def _insert(db: sqlite3.Connection, ticket: _Ticket) -> Kept:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sqlite3
@@ -13,10 +12,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from edge.errors import InputError, StoreError
+from edge.errors import InputError
 from edge.spool import upkeep, work
 from edge.spool.arrival import Arrival, Entry, check_room
-from edge.spool.disk import Disk, Gauge, Watermarks
+from edge.spool.disk import Disk, Gauge, Watermarks, lock
 from edge.spool.ledger import GONE, Ledger
 from edge.spool.records import Answer, Claim, Kept, Retention, State, Stored
 
@@ -67,7 +66,7 @@ class Spool:
         self._disk, self._clock, self._identify = disk or Disk(), clock, identify
         self._max_bytes, self._indexing = max_bytes, threading.Lock()
         self._disk.make_folder(self._objects)
-        self._fd = _lock(root)
+        self._fd = lock(root)
         try:
             self._gauge = Gauge(self._disk, root, marks)
             self._ledger = Ledger(root / "spool.db", self._objects, self._disk)
@@ -251,19 +250,3 @@ class Spool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _lock(root: Path) -> int:
-    """Only one process may use a spool: what its next start tidies must be nobody's.
-
-    Raises:
-        StoreError: another one does.
-    """
-    fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        os.close(fd)
-        fix = "stop it, or name another folder"
-        raise StoreError(f"cannot use {root}", "another process uses it", fix) from e
-    return fd
