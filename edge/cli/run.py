@@ -153,9 +153,7 @@ def _open_feeds(stream: StreamConfig, opened: ExitStack) -> list[Feed]:
     feeds: list[Feed] = []
     for config in stream.feeds:
         feeds.append(open_feed(config, [feed.name for feed in feeds]))
-        source = feeds[-1].source
-        if source is not None:
-            opened.callback(source.close)
+        opened.callback(feeds[-1].close)
     return feeds
 
 

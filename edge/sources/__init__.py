@@ -14,6 +14,9 @@ The module of a feed that may come and go (a camera, a stream of the network) al
 which checks the address without opening anything; its `open` may block until a timeout of its own, is called
 again after every loss, and raises `Refused` where trying again soon is of no use. Where it needs a package
 that may be missing, `require()` tells before the run.
+
+A source that has to know what became of its pictures, because it owes somebody an answer, has an attribute
+`outcomes: Outcomes`.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ import numpy as np
 from edge.address import Address as Address
 from edge.address import split, without_password
 from edge.errors import InputError, UsageError, nearest
-from edge.types import Array, Image
+from edge.types import Array, Image, Result
 
 SOURCES = {
     "images": "edge.sources.images",
@@ -99,6 +102,29 @@ class Damaged(InputError):
     """A frame arrived incomplete. It is not shown; the source goes on with the next whole one."""
 
 
+class Idle(InputError):
+    """There is nothing to read just now; the next call waits again."""
+
+
+class Outcomes(Protocol):
+    """Is told the fate of every picture of a source, once; each method may be called by any thread."""
+
+    def delivered(self, result: Result) -> None:
+        """A picture has its result."""
+        ...
+
+    def missed(self, meta: Mapping[str, Any], cause: str) -> None:
+        """A picture has none: the stage that failed, or why it was left out on purpose.
+
+        What a run that ends has not looked at any more is not told.
+        """
+        ...
+
+    def close(self) -> None:
+        """The run is over, after the source was closed; a second call does nothing."""
+        ...
+
+
 class Source(Protocol):
     """An opened source.
 
@@ -125,6 +151,7 @@ class Source(Protocol):
         """The next picture, None at the end.
 
         Raises:
+            Idle: there is none yet; a source that has no end waits a moment for one.
             Damaged: this picture arrived incomplete.
             InputError: this picture cannot be read; the next call goes on with the one after it.
         """

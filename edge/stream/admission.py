@@ -93,6 +93,8 @@ class Lane:
         self.account = account or Account()
         self.waiting: deque[Frame] = deque()
         self.finished = False
+        self.idle = False
+        """Its source has nothing to read just now."""
         self.served = 0
         """When a frame was last taken from it, counted in frames taken."""
 
@@ -133,8 +135,14 @@ class Admission:
             if self._shutting_down() or lane.finished:
                 lane.account.drop("removed" if lane.finished else "shutdown")
                 return
+            lane.idle = False
             lane.waiting.append(frame)
             self._arrived.notify()
+
+    def rest(self, lane: Lane) -> None:
+        """The reader of this lane has nothing to read just now: nobody need wait for it."""
+        with self._arrived:
+            lane.idle = True
 
     def finish(self, lane: Lane) -> None:
         """The reader of this lane has ended."""
@@ -167,7 +175,7 @@ class Admission:
     @property
     def live(self) -> bool:
         """Whether no feed that goes on waits for its frames to be taken."""
-        return all(lane.live or lane.finished for lane in self.lanes)
+        return all(lane.live or lane.finished or _rests(lane) for lane in self.lanes)
 
     def take(self, wait: bool = True, until: float = math.inf) -> tuple[Lane, Frame] | None:
         """The next frame, feeds taking turns.
@@ -198,7 +206,8 @@ class Admission:
         """
         with self._arrived:
             return any(
-                lane.waiting or not (lane.finished or (lane.live and lane in taken)) for lane in self.lanes
+                lane.waiting or not (lane.finished or lane.idle or (lane.live and lane in taken))
+                for lane in self.lanes
             )
 
     def close(self) -> None:
@@ -233,6 +242,10 @@ class Admission:
                 lane.waiting.popleft()
                 lane.account.drop("shutdown")
         self._taken.notify_all()
+
+
+def _rests(lane: Lane) -> bool:
+    return lane.idle and not lane.waiting
 
 
 def _served(lane: Lane) -> int:

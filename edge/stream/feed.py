@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
+from edge.address import without_password
 from edge.errors import UsageError
-from edge.sources import Source, describe, feed_names, open_source, require
+from edge.sources import Outcomes, Source, describe, feed_names, open_source, require
 from edge.stream.admission import Account, Lane
 from edge.stream.alarm import Alarm
 from edge.stream.config import FeedConfig, FeedSettings
@@ -62,6 +64,7 @@ class Feed:
         self.live = source.live if source else True
         self.fps = source.fps if source else None
         self.truth_kind = source.truth_kind if source else None
+        self.outcomes: Outcomes | None = getattr(source, "outcomes", None)
         self.account = Account()
         self.lane = Lane(self.live, max_age, self.account)
         self.times = StageTimes()
@@ -90,13 +93,6 @@ class Feed:
         self.given_up = 0
         """Reads that never came back; their threads were left behind."""
 
-    @property
-    def wants_thumbs(self) -> bool:
-        """Whether anything is decided by a small copy of the picture."""
-        checks = self.settings.health
-        looks = self.health is not None and (checks.frozen_s > 0 or checks.black or checks.lens)
-        return looks or self.gate is not None
-
     def patience(self, now: float) -> float:
         """Seconds left until it is given up; infinity where it never is."""
         give_up = self.settings.reconnect.give_up_s
@@ -115,6 +111,18 @@ class Feed:
         self.reader_count += 1
         self.account.read()
         self.account.fail("capture")
+
+    def miss(self, meta: Mapping[str, Any], cause: str) -> None:
+        """Tell a source that wants to know that a frame of it ends without a result."""
+        if self.outcomes is not None:
+            self.outcomes.missed(meta, cause)
+
+    def close(self) -> None:
+        """Give back what outlives the reader; before a run, the source too."""
+        if self.begun is None and self.source is not None:
+            self.source.close()
+        if self.outcomes is not None:
+            self.outcomes.close()
 
 
 def open_feed(config: FeedConfig, taken: Sequence[str] = ()) -> Feed:
@@ -136,4 +144,8 @@ def open_feed(config: FeedConfig, taken: Sequence[str] = ()) -> Feed:
         return Feed(name, absent.shown, None, settings=config, opener=opener, place=absent.place)
     source = open_source(config.source, config.realtime)
     name = feed_names([*taken, config.name or source.label])[-1]
-    return Feed(name, config.source, source, settings=config)
+    feed = Feed(name, without_password(config.source), source, settings=config)
+    if feed.outcomes is not None and config.roi is not None:
+        feed.close()
+        raise UsageError(f"feed {name}: roi", "what is answered is the whole picture", "leave roi out")
+    return feed

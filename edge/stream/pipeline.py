@@ -189,6 +189,7 @@ class Pipeline:
         feed, frame = rider.feed, rider.frame
         if feed.last is None or feed.found_in != rider.like:  # the frame that it looks like has failed
             feed.account.drop("gated")
+            feed.miss(frame.meta, "gated")
             return
         done = time.perf_counter()
         flags = (*frame.flags, "gated")
@@ -240,7 +241,7 @@ class Pipeline:
                 riders.append(rider._replace(placement=self.network.prepare(rider.frame, slot, rows)))
                 rows += 1
             except Exception as e:  # this frame is lost, its feed and the others of the batch go on
-                self._fail(rider.feed, "preprocess", e)
+                self._fail(rider, "preprocess", e)
                 lost = e if isinstance(e, DeviceLost) else lost
         if lost is not None:
             self._fail_all(riders, "infer", lost)
@@ -302,7 +303,7 @@ class Pipeline:
             broken = has_nan(outputs, index)
             payload = self.network.interpret(outputs, placement, index)
         except Exception as e:
-            self._fail(feed, "postprocess", e)
+            self._fail(rider, "postprocess", e)
             return time.perf_counter()
         done = time.perf_counter()
         stages = _stages(frame, flight.started, flight.prepared, flight.slot.infer_seconds, begun, done)
@@ -324,6 +325,8 @@ class Pipeline:
         if result.flags:
             feed.flags.update(result.flags)
         feed.account.deliver()
+        if feed.outcomes is not None:
+            feed.outcomes.delivered(result)
         feed.last_delivered = done
         self.deliver(result)
 
@@ -367,11 +370,13 @@ class Pipeline:
             if rider.gated:
                 self._repeat(rider)
             else:
-                self._fail(rider.feed, stage, error)
+                self._fail(rider, stage, error)
 
-    def _fail(self, feed: Feed, stage: str, error: Exception) -> None:
+    def _fail(self, rider: Rider, stage: str, error: Exception) -> None:
+        feed = rider.feed
         feed.looked_at = None  # whatever it showed has not been looked at
         feed.account.fail(stage)
+        feed.miss(rider.frame.meta, stage)
         self.faults.report(feed.name, stage, error)
 
 

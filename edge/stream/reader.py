@@ -9,20 +9,20 @@ import time
 from edge.backends import Lender
 from edge.build.resources import give_back
 from edge.errors import EdgeError, InputError, MissingPackage, UsageError
-from edge.sources import Damaged, Picture, Refused, Source
+from edge.sources import Damaged, Idle, Picture, Refused, Source
 from edge.stream import knock
 from edge.stream.admission import Admission
 from edge.stream.faults import Faults, describe
 from edge.stream.feed import Feed
 from edge.stream.life import Backoff, Lag, State
 from edge.stream.limit import crop
-from edge.stream.thumb import thumbnail
+from edge.stream.thumb import Glance
 from edge.types import Frame
 
 log = logging.getLogger("edge.stream")
 
 LOST_AFTER = 100
-"""Reads that fail in a row before a source is given up."""
+"""Reads that fail in a row before a source is given up; one that is told of outcomes never is."""
 LATE, IN_TIME = 0.5, 0.1
 """Seconds that frames come late when a source is to hurry, and from when it need not any more."""
 TOO_LATE_S = 10.0
@@ -213,6 +213,9 @@ class Reader(threading.Thread):
             start = self.since = time.perf_counter()
             try:
                 picture = source.read()
+            except Idle:
+                self.admission.rest(self.feed.lane)
+                return True
             except Damaged as e:
                 self._leave_out("corrupt")
                 log.debug("%s: %s", self.feed.name, e)
@@ -222,7 +225,7 @@ class Reader(threading.Thread):
                 self._lose(e)
                 if self._over() is not None:
                     return True
-                if failures >= LOST_AFTER:
+                if failures >= LOST_AFTER and self.feed.outcomes is None:
                     raise
                 continue
             finally:
@@ -274,17 +277,17 @@ class Reader(threading.Thread):
         feed.first_captured = captured if feed.first_captured is None else feed.first_captured
         if feed.settings.roi is not None:
             image = crop(image, feed.settings.roi)
-        thumb = thumbnail(image) if feed.wants_thumbs else None
+        glance = Glance(image)
         flags: tuple[str, ...] = ()
         if feed.health is not None:
-            flags = feed.health.look(image, thumb, now) if thumb is not None else ()
+            flags = feed.health.look(glance, now)
             self._tell_health(flags)
             if flags and feed.settings.health.withhold:
-                feed.discard("unusable")
+                self._withhold(picture, "unusable")
                 return None
         dense = feed.alarm is not None and feed.alarm.active(now)
         if feed.limit is not None and not feed.limit.allows(captured) and not dense:
-            feed.discard("limited")
+            self._withhold(picture, "limited")
             return None
         if self._lender is not None:
             image = self._lender.copy(image)
@@ -299,10 +302,14 @@ class Reader(threading.Thread):
             picture.meta,
             picture.truth,
             flags,
-            thumb,
+            glance.thumb if feed.gate is not None else None,
         )
         feed.reader_count += 1
         return frame
+
+    def _withhold(self, picture: Picture, cause: str) -> None:
+        self.feed.discard(cause)
+        self.feed.miss(picture.meta, cause)
 
     def _tell_health(self, flags: tuple[str, ...]) -> None:
         """The state that the pictures show."""

@@ -162,6 +162,7 @@ class Run:
             for outlet in score:
                 outlet.close()
             self._close_readers(self._watch.readers())
+            self._close_feeds()
         return self._summary(pipeline, wall, cpu, list(zip((o.uri for o in outlets), counts, strict=True)))
 
     def _lend_again(self) -> None:
@@ -182,6 +183,14 @@ class Run:
             if reader.is_alive():
                 with reader.feed.lock:  # what it brings later is not counted any more
                     reader.give_up()
+
+    def _close_feeds(self) -> None:
+        """Whoever is told of outcomes has heard all of them."""
+        for feed in self.feeds:
+            try:
+                feed.close()
+            except Exception as e:  # the others are closed too
+                self.faults.report(feed.name, "closing", e)
 
     def _summary(
         self, pipeline: Pipeline, wall: float, cpu: float, sinks: list[tuple[str, OutletCounts]]
