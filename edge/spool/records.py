@@ -78,6 +78,7 @@ class Claim:
         earlier: objects of the same series that were in units before; with them, this one is an update.
         revision: 1, or one more than the unit of the same series before.
         result: what `inferred` kept, None where nothing was inferred yet.
+        attempt: how often it was taken up, with this time; above 1 somebody died at it, or it failed.
         until: UNIX seconds; afterwards somebody else may take it, unless `renew` was called.
     """
 
@@ -88,6 +89,7 @@ class Claim:
     objects: tuple[Stored, ...]
     earlier: tuple[Stored, ...]
     result: bytes | None
+    attempt: int
     token: str
     until: float
 

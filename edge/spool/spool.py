@@ -167,9 +167,13 @@ class Spool:
         """
         self._work.renew(claim)
 
-    def release(self, claim: Claim) -> None:
-        """Give a unit of work back untouched, as at an orderly end; it counts for no attempt."""
-        self._work.release(claim)
+    def release(self, claim: Claim, failed: bool = False) -> None:
+        """Give a unit of work back untouched, as at an orderly end; it counts for no attempt unless it `failed`.
+
+        Raises:
+            LeaseLost: somebody else has it, or it is done.
+        """
+        self._work.release(claim, failed)
 
     def inferred(self, claim: Claim, result: bytes) -> None:
         """Keep the result: whoever takes the unit up after a crash finds it in `Claim.result`.
@@ -203,6 +207,17 @@ class Spool:
             LeaseLost: somebody else has it, or it is done.
         """
         self._work.quarantine(claim, reason)
+
+    def set_aside(self, claim: Claim, name: str, reason: str) -> None:
+        """Quarantine one object of a unit of work, which goes on without it.
+
+        Args:
+            reason: for people; without values of the header.
+
+        Raises:
+            LeaseLost: somebody else has the unit, or it is done.
+        """
+        self._work.set_aside(claim, name, reason)
 
     def retry(self, name: str) -> bool:
         """Take an object out of the quarantine, to be tried anew; False where it cannot be."""

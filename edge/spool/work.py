@@ -73,11 +73,11 @@ class Work:
             number = self._held(db, claim)
             db.execute("UPDATE units SET until = ? WHERE number = ?", (self._clock() + self._lease, number))
 
-    def release(self, claim: Claim) -> None:
+    def release(self, claim: Claim, failed: bool) -> None:
         with self._ledger.transaction() as db:
             number = self._held(db, claim)
-            free = "UPDATE units SET until = 0, token = '', attempts = attempts - 1 WHERE number = ?"
-            db.execute(free, (number,))
+            free = "UPDATE units SET until = 0, token = '', attempts = attempts - ? WHERE number = ?"
+            db.execute(free, (0 if failed else 1, number))
 
     def inferred(self, claim: Claim, result: bytes) -> None:
         with self._ledger.transaction() as db:
@@ -105,6 +105,12 @@ class Work:
     def quarantine(self, claim: Claim, reason: str) -> None:
         with self._ledger.transaction() as db:
             self._move(db, self._held(db, claim), State.QUARANTINED, reason)
+
+    def set_aside(self, claim: Claim, name: str, reason: str) -> None:
+        with self._ledger.transaction() as db:
+            number = self._held(db, claim)
+            aside = "UPDATE objects SET state = 'quarantined', reason = ?, changed = ?"
+            db.execute(f"{aside} WHERE name = ? AND unit = ?", (reason, self._clock(), name, number))
 
     def retry(self, name: str) -> bool:
         again = "UPDATE objects SET state = 'received', reason = '', unit = NULL, changed = ? WHERE name = ?"
@@ -143,6 +149,7 @@ class Work:
             tuple(stored(row, self._objects) for row in own),
             tuple(stored(row, self._objects) for row in earlier),
             unit["result"],
+            unit["attempts"],
             token,
             until,
         )

@@ -223,6 +223,28 @@ def test_a_worker_can_quarantine(spool):
     assert spool.claim_object() is None
 
 
+def test_one_object_of_a_unit_can_be_set_aside_and_the_others_are_answered(spool):
+    for uid in ("1.1", "1.2"):
+        send(spool, uid)
+    claim = spool.claim_series(quiet=0)
+    spool.set_aside(claim, claim.objects[0].name, "it is broken")
+    spool.answered(claim)
+    assert spool.counts() == {State.QUARANTINED: 1, State.ANSWERED: 1}
+    assert spool.objects(State.QUARANTINED)[0].reason == "it is broken"
+    with pytest.raises(LeaseLost):
+        spool.set_aside(claim, claim.objects[1].name, "too late")
+
+
+def test_a_unit_that_failed_and_is_given_back_counts_its_attempts(spool):
+    send(spool, "1.1")
+    attempts = []
+    while (claim := spool.claim_object()) is not None:
+        attempts.append(claim.attempt)
+        spool.release(claim, failed=True)
+    assert attempts == [1, 2, 3]
+    assert spool.counts() == {State.QUARANTINED: 1}
+
+
 class Filling(Disk):
     space = 1000
 
