@@ -31,6 +31,7 @@ SINKS = {
     "jsonl": "edge.sinks.jsonl",
     "video": "edge.sinks.video",
     "display": "edge.sinks.display",
+    "triage": "edge.sinks.triage",
     "null": "edge.sinks.null",
 }
 

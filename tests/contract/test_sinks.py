@@ -28,6 +28,7 @@ def uri(kind: str, folder: Path) -> str:
         "jsonl": f"jsonl:{folder}/deep/er/r.jsonl",
         "video": f"video:{folder}/deep/er/v.mp4",
         "display": "display:",
+        "triage": f"triage:{folder}/deep/er/t.html",
     }[kind]
 
 
@@ -129,7 +130,7 @@ def test_a_place_that_it_cannot_have_is_a_usage_error(kind: str) -> None:
 
 @pytest.mark.parametrize("wrong", ["jsnl:x", "results.jsonl", "mqtt://broker", ""])
 def test_an_unknown_scheme_says_which_there_are(wrong: str) -> None:
-    with pytest.raises(UsageError, match=r"did you mean 'jsonl'|known: display, jsonl, null, video"):
+    with pytest.raises(UsageError, match=r"did you mean 'jsonl'|known: display, jsonl, null, triage, video"):
         open_sink(wrong, FEEDS)
 
 
