@@ -26,7 +26,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from edge.address import Address as Address
 from edge.address import split, without_password
 from edge.errors import InputError, UsageError, nearest
 from edge.types import Array, Image, Result
+
+if TYPE_CHECKING:
+    from edge.dicom.volume import Series
 
 SOURCES = {
     "images": "edge.sources.images",
@@ -71,12 +74,20 @@ def numpy_memory(shape: tuple[int, ...]) -> Image:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """What a source reads: see `edge.types.Frame` for the meaning of each field."""
+    """What a source reads: see `edge.types.Frame` for the meaning of each field.
+
+    Attributes:
+        luma: H × W uint8, the picture's brightness where the source has it anyway: cheaper to look at.
+        narrow: its black is 16 and its white 235.
+    """
 
     image: Image
     pts: float | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     truth: Array | None = None
+    volume: Series | None = None
+    luma: Array | None = None
+    narrow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +149,7 @@ class Source(Protocol):
 
     A live source that is compressed may have two attributes more: `hurry`, which the reader sets while frames
     come later and later, to have only key frames decoded; and `skipped`, how many frames were left out so.
+    One whose pictures are slices may have a method `volumes() -> Source`: the same as whole series.
     """
 
     label: str

@@ -12,6 +12,8 @@ _CHROMA_PROFILES = (44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244
 _SLICE, _IDR, _SPS, _PPS = 1, 5, 7, 8
 _HEAD = 400
 """Bytes of a unit that are looked at; what is read here stands at its beginning."""
+_SLICE_HEAD = 32
+"""Bytes of a slice in which `frame_num` stands: the numbers before it have at most 13 together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class FrameNumbers:
                     bits = _Bits(unit[1:])
                     self._pps[bits.ue()] = bits.ue()
                 elif kind in (_SLICE, _IDR):
-                    return self._read_slice(_Bits(unit[1:]), kind == _IDR, bool(unit[0] & 0x60))
+                    return self._read_slice(_Bits(unit[1:_SLICE_HEAD]), kind == _IDR, bool(unit[0] & 0x60))
             except (IndexError, KeyError):
                 continue  # cut off, or its parameter set was: the decoder will say so
         return False

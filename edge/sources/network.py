@@ -20,6 +20,7 @@ from edge.sources import Absent, Address, Allocate, Damaged, Picture, Refused, n
 from edge.sources.h264 import FrameNumbers
 from edge.sources.lookup import look_up
 from edge.sources.url import Url, parse
+from edge.types import Array
 
 SETTINGS: Mapping[str, Any] = {
     "transport": "tcp",
@@ -39,6 +40,13 @@ open_timeout, read_timeout: seconds.
 TRANSPORTS = ("tcp", "udp", "udp_multicast", "http")
 UNTIMED = ("mpjpeg", "mjpeg", "image2pipe")
 """Formats without timestamps: FFmpeg would count frames at 25 a second."""
+
+LUMA_FIRST = frozenset(
+    ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "nv16")
+)
+"""Formats of decoders with 8 bits whose first plane is the brightness."""
+FULL_RANGE = 2
+"""AVCOL_RANGE_JPEG."""
 
 KEY_PATIENCE = 10.0
 """Seconds to wait for a key frame; a stream that refreshes its picture bit by bit has none."""
@@ -114,6 +122,7 @@ class NetworkSource:
         context.thread_type = "FRAME" if url.settings["threads"] > 1 else "SLICE"
         context.options = {"err_detect": "explode"}
         self._context = context
+        self._converter = av.video.reformatter.VideoReformatter()
         self._timed = self._container.format.name not in UNTIMED
         rate = float(stream.average_rate or context.framerate or 0) if self._timed else 0.0
         self.fps: float | None = rate if 0 < rate <= 240 else None
@@ -216,12 +225,18 @@ class NetworkSource:
         return Damaged(f"{self.label}: a picture arrived damaged", why)
 
     def _picture(self, frame: Any) -> Picture:
-        plane = frame.reformat(format="bgr24").planes[0]
-        image = self.allocate((frame.height, frame.width, 3))
+        # One converter for all frames, with one thread: FFmpeg's own for each frame cost four times as much.
+        plane = self._converter.reformat(frame, format="bgr24", threads=1).planes[0]
+        height, width = frame.height, frame.width
         rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        image.reshape(frame.height, -1)[...] = rows[: frame.height, : frame.width * 3]
+        image = rows[:height, : width * 3].reshape(height, width, 3)
+        if self.allocate is not numpy_memory:
+            lent = self.allocate((height, width, 3))
+            lent[...] = image
+            image = lent
         pts = frame.time if self._timed else None
-        return Picture(image, None if pts is None else float(pts))
+        luma, narrow = _luma(frame)
+        return Picture(image, None if pts is None else float(pts), luma=luma, narrow=narrow)
 
     def _video_stream(self) -> Any:
         """The first video stream that there is a decoder for."""
@@ -235,6 +250,17 @@ class NetworkSource:
             "it has no video" if known else "FFmpeg has no decoder for its video",
             "give the address of a video stream" if known else "have the camera send H.264, H.265 or MJPEG",
         )
+
+
+def _luma(frame: Any) -> tuple[Array | None, bool]:
+    """H × W, the first plane where it is the brightness in 8 bits; and whether its range is that of video."""
+    name = frame.format.name
+    if name not in LUMA_FIRST:
+        return None, False
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    narrow = not name.startswith("yuvj") and frame.color_range != FULL_RANGE
+    return rows[: frame.height, : frame.width], narrow
 
 
 class _KeyFrames:
@@ -271,6 +297,7 @@ def _pyav() -> Any:
     try:
         import av
         import av.error
+        import av.video.reformatter
     except ImportError:
         raise missing_package("av", "feeds", "a stream of the network") from None
     return av

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from edge.stream.thumb import Glance
 from edge.types import Array
 
 RUN = 4
@@ -25,6 +26,8 @@ MEMORY_S = 10.0
 
 LOOK_S = 0.2
 """Pause between two looks at the noise."""
+SLACK_S = 0.03
+"""So much earlier than the others a picture may come, and still be the one that is looked at."""
 LOOKS = 6
 """Fewest looks that say something: feeds slower than three pictures a second are not judged by noise."""
 TILES = (8, 6)
@@ -65,11 +68,11 @@ class Frozen:
         self.on, self.start = False, 0.0
         self._now = 0.0
 
-    def look(self, sample: Array, thumb: Array, now: float) -> None:
-        """The next picture: its exact sample (`edge.stream.thumb`), its thumbnail, and when it came."""
+    def look(self, glance: Glance, now: float) -> None:
+        """The next picture, and when it came."""
         self._now = now
-        self._repeats.add(hash((sample.tobytes(), thumb.tobytes())), thumb, now)
-        self._noise.add(sample, thumb, now)
+        self._noise.add(glance, now)
+        self._repeats.add(glance, self._noise.thumb, now)
         self.on = self._repeats.frozen or self._noise.gone
         self.start = self._repeats.start if self._repeats.frozen else self._noise.start
 
@@ -88,8 +91,16 @@ class Frozen:
         return f"{what if self._repeats.frozen else 'no noise'} for {self._now - self.start:.1f} s"
 
 
+class _Seen(NamedTuple):
+    """A picture that was seen: when last, and its thumbnail's cells once it has come again."""
+
+    at: float
+    cells: bytes | None
+
+
 class _Repeats:
-    """Pictures that have been seen before.
+    """Pictures that have been seen before: their marks have, and what is between the rows of the marks is the
+    same too, from the second time on.
 
     Attributes:
         start: when the last one came that had not.
@@ -99,43 +110,46 @@ class _Repeats:
 
     def __init__(self, least: float) -> None:
         self._least = least
-        self._seen: dict[int, float] = {}
+        self._seen: dict[int, _Seen] = {}
         self._thumb = np.zeros(0, np.uint8)
-        self._picture, self._count, self._last = 0, 0, 0.0
+        self._mark, self._count, self._last = 0, 0, 0.0
         self._longest, self._learned = 0.0, 0.0
         self.start, self.varied, self.frozen = 0.0, False, False
 
-    def add(self, picture: int, thumb: Array, now: float) -> None:
+    def add(self, glance: Glance, usual: Array, now: float) -> None:
         """
         Args:
-            picture: a number that stands for all of it.
+            usual: a thumbnail of what the feed has shown lately.
         """
-        same = self._count > 0 and picture == self._picture
-        if same or (self._count and self._is_old(picture, thumb)):
+        mark, seen = glance.mark, self._seen.get(glance.mark)
+        same = self._count > 0 and mark == self._mark
+        if seen is not None and self._count and self._is_old(seen, same, glance):
             self._count, self._last, self.varied = self._count + 1, now, self.varied or not same
             self.frozen = self._count >= RUN and now - self.start >= self._limit(now)
         else:
             if not self.frozen and self._last - self.start >= self._remembered(now):
                 self._longest, self._learned = self._last - self.start, now
-            self._thumb = thumb
+            self._thumb = usual if seen is None else glance.thumb
             self._count, self.start, self._last = 1, now, now
             self.varied = self.frozen = False
-        self._picture = picture
-        self._remember(picture, now)
+        self._mark = mark
+        self._remember(mark, _Seen(now, None if seen is None else glance.thumb.tobytes()))
 
     def forget(self) -> None:
         """The next picture is new."""
         self._seen.clear()
         self._count, self._last, self.varied, self.frozen = 0, self.start, False, False
 
-    def _is_old(self, picture: int, thumb: Array) -> bool:
+    def _is_old(self, seen: _Seen, same: bool, glance: Glance) -> bool:
         """Seen before, and it is no film that begins again: everything since was much the same."""
-        return picture in self._seen and _close(thumb, self._thumb)
+        if seen.cells is not None and seen.cells != glance.thumb.tobytes():
+            return False
+        return same or _close(glance.thumb, self._thumb)
 
-    def _remember(self, picture: int, now: float) -> None:
-        self._seen.pop(picture, None)  # the latest last
-        self._seen[picture] = now
-        while now - self._seen[oldest := next(iter(self._seen))] > MEMORY_S:
+    def _remember(self, mark: int, seen: _Seen) -> None:
+        self._seen.pop(mark, None)  # the latest last
+        self._seen[mark] = seen
+        while seen.at - self._seen[oldest := next(iter(self._seen))].at > MEMORY_S:
             del self._seen[oldest]
 
     def _limit(self, now: float) -> float:
@@ -162,26 +176,36 @@ class _Noise:
     Attributes:
         gone: whether the picture is still, and its noise gone.
         start: since when it is still.
+        thumb: of the newest picture that was looked at.
     """
 
     def __init__(self, least: float) -> None:
         self._least = max(least - LOOK_S, least / 2)
         self._before: Array | None = None
-        self._next = -math.inf
+        self._last = self._next = -math.inf
         self._looks: deque[_Look] = deque()
         self._pending: deque[tuple[float, float]] = deque()
         self._usual = 0.0
         self._first: float | None = None
         self._picture = np.zeros(0, np.uint8)
+        self.thumb = np.zeros(0, np.uint8)
         self.gone, self.start = False, 0.0
 
-    def add(self, sample: Array, thumb: Array, now: float) -> None:
-        before, self._before = self._before, sample
-        if now < self._next or before is None or before.shape != sample.shape:
-            return
-        self._next = now + LOOK_S
+    def add(self, glance: Glance, now: float) -> None:
+        """The next picture. Now and then it is compared with the one before it, which alone says what is
+        noise: neither is sampled otherwise."""
+        before, pause, self._last = self._before, now - self._last, now
+        look = now >= self._next and before is not None
+        if look:
+            self._next = now + LOOK_S
+        self._before = glance.sample if now + pause >= self._next - SLACK_S else None
+        if look and before is not None and before.shape == glance.sample.shape:
+            self._look(noise(glance.sample, before), glance.thumb, now)
+
+    def _look(self, level: float, thumb: Array, now: float) -> None:
         moved = bool(self._looks) and not _close(thumb, self._looks[-1].thumb)
-        self._looks.append(_Look(now, noise(sample, before), thumb, moved))
+        self._looks.append(_Look(now, level, thumb, moved))
+        self.thumb = thumb
         while len(self._looks) > 1 and now - self._looks[1].at >= self._least:
             self._looks.popleft()
         if _another(thumb, self._looks[0].thumb):

@@ -7,8 +7,8 @@ import math
 from edge.stream.config import HealthConfig
 from edge.stream.frozen import Frozen
 from edge.stream.lens import Light, Usual, light, sharpness
-from edge.stream.thumb import sample
-from edge.types import Array, Image
+from edge.stream.thumb import Glance
+from edge.types import Array
 
 FLAGS = ("frozen", "black", "overexposed", "smeared")
 """The worst first."""
@@ -61,11 +61,10 @@ class Health:
         self._sharpness = 1.0
         self.flags: tuple[str, ...] = ()
 
-    def look(self, image: Image, thumb: Array, now: float) -> tuple[str, ...]:
+    def look(self, glance: Glance, now: float) -> tuple[str, ...]:
         """What is wrong with a picture, the worst first; none: it is healthy.
 
         Args:
-            thumb: `edge.stream.thumb.thumbnail` of it.
             now: seconds, on any clock that does not go back.
         """
         settings = self._settings
@@ -74,16 +73,15 @@ class Health:
         if now - self._now >= settings.stalled_s:
             self._begin_anew()
         self._now = now
-        if image.shape != self._shape:
-            self._shape = image.shape
+        if glance.image.shape != self._shape:
+            self._shape = glance.image.shape
             self._restart()
             self._frozen.restart()
-        pixels = sample(image)
         if settings.frozen_s:
-            self._frozen.look(pixels, thumb, now)
+            self._frozen.look(glance, now)
         if now >= self._next and (settings.black or settings.lens):
             self._next = now + LOOK_S
-            self._check(image, pixels, now)
+            self._check(glance, now)
         blank = self._black.on or (self._white.on and self._light.white >= BLOWN)
         on = (self._frozen.on and not blank, self._black.on, self._white.on, self._smeared.on)
         self.flags = tuple(flag for flag, is_on in zip(FLAGS, on, strict=True) if is_on)
@@ -115,16 +113,16 @@ class Health:
         for latch in (self._black, self._white, self._smeared):
             latch.doubt()
 
-    def _check(self, image: Image, pixels: Array, now: float) -> None:
-        seen = self._light = light(pixels)
+    def _check(self, glance: Glance, now: float) -> None:
+        seen = self._light = light(glance.sample)
         if self._settings.black:
             dark = seen.median <= BLACK[0] and seen.apart <= BLACK[1]
             self._black.update(dark, seen.median > NOT_BLACK[0] or seen.apart > NOT_BLACK[1], now)
         if self._settings.lens and now >= self._next_lens:
             self._next_lens = now + LENS_S
-            self._check_lens(image, seen, now)
+            self._check_lens(glance.image, seen, now)
 
-    def _check_lens(self, image: Image, seen: Light, now: float) -> None:
+    def _check_lens(self, image: Array, seen: Light, now: float) -> None:
         sharp = sharpness(image)
         white = self._check_white(seen, now)
         smeared = self._check_sharpness(seen, sharp, white, now)

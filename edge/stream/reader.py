@@ -275,9 +275,10 @@ class Reader(threading.Thread):
         feed, image = self.feed, picture.image
         now = feed.last_arrived = time.perf_counter()
         feed.first_captured = captured if feed.first_captured is None else feed.first_captured
+        grey = image if picture.luma is None else picture.luma
         if feed.settings.roi is not None:
-            image = crop(image, feed.settings.roi)
-        glance = Glance(image)
+            image, grey = crop(image, feed.settings.roi), crop(grey, feed.settings.roi)
+        glance = Glance(grey, picture.narrow)
         flags: tuple[str, ...] = ()
         if feed.health is not None:
             flags = feed.health.look(glance, now)

@@ -14,7 +14,7 @@ import pytest
 from edge.config import assets
 from edge.stream.config import HealthConfig
 from edge.stream.health import Health
-from edge.stream.thumb import thumbnail
+from edge.stream.thumb import Glance
 
 av = pytest.importorskip("av")
 if "libx264" not in av.codecs_available:
@@ -91,7 +91,7 @@ def times_frozen(pictures: Iterator[np.ndarray]) -> list[float]:
     """Seconds from the start at which the feed counts as frozen."""
     health, times = Health(HealthConfig(black=False, lens=False)), []
     for number, image in enumerate(pictures):
-        if health.look(image, thumbnail(image), 100 + number / FPS):
+        if health.look(Glance(image), 100 + number / FPS):
             times.append(number / FPS)
     return times
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge.stream.config import HealthConfig
 from edge.stream.frozen import FORGET_S, LONGEST_S
 from edge.stream.health import ACCEPT_S, FLAGS, Health
-from edge.stream.thumb import thumbnail
+from edge.stream.thumb import Glance
 
 FPS = 10
 HEIGHT, WIDTH = 180, 320
@@ -67,7 +67,7 @@ class Camera:
         """The flags of the last picture."""
         for _ in range(round(seconds * self.fps)):
             image = take(self.number)
-            flags = self.health.look(image, thumbnail(image), self.now)
+            flags = self.health.look(Glance(image), self.now)
             if flags != self.flags:
                 self.flags = flags
                 self.changes.append((self.now, flags))
@@ -185,7 +185,7 @@ def test_one_hiccup_is_forgotten() -> None:
     feed = camera()
     feed.watch(still(SCENE), 1.9)
     feed.number += int(3 * FORGET_S * FPS)
-    feed.health.look(still(scene(1))(0), thumbnail(scene(1).astype(np.uint8)), feed.now)
+    feed.health.look(Glance(still(scene(1))(0)), feed.now)
     feed.now += 3 * FORGET_S
     feed.watch(shot(SCENE), 2)
     assert feed.delay(still(SCENE)) <= 2.5
