@@ -37,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _window(text: str) -> int | str:
-    return int(text) if text.lstrip("-").isdigit() else text
+    from edge.dicom.voi import window_of
+
+    return window_of(text)
 
 
 def _show(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from edge.dicom.frames import StoredFrames
 from edge.dicom.header import Header, read_header, reading
 from edge.dicom.timing import frame_times
-from edge.dicom.transforms import GreyTransform, Renderer, Transforms
+from edge.dicom.transforms import GreyTransform, Renderer, Span, Transforms
 from edge.dicom.voi import options
 from edge.errors import InputError
 from edge.types import Array, Image
@@ -70,6 +70,24 @@ class DicomImage:
         """The explanations of a frame's VOI LUTs and windows, empty where one has none."""
         with reading(self.path, "read"):
             return tuple(options(GreyTransform.of(self.dataset, index).voi))
+
+    @property
+    def windowless(self) -> bool:
+        """Grey of more than 8 bits without a window: what is shown depends on the values the file holds."""
+        with reading(self.path, "read"):
+            grey = str(self.dataset.get("PhotometricInterpretation")) in ("MONOCHROME1", "MONOCHROME2")
+            return grey and GreyTransform.of(self.dataset, 0).windowless
+
+    @property
+    def span(self) -> Span:
+        """The modality values that a file without a window shows from black to white: its own, or those of
+        its series, where they were set before the first frame."""
+        with reading(self.path, "decode"):
+            return self._render.span
+
+    @span.setter
+    def span(self, span: Span) -> None:
+        self._render.span = span
 
     def meta(self, index: int) -> dict[str, Any]:
         """Which frame of which object this is, without patient data; `frame_number` counts from 1."""

@@ -37,6 +37,11 @@ def _several(source: Any, keyword: str) -> list[Any]:
     return [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
 
 
+def window_of(text: str) -> int | str:
+    """A window as users name it: its number in `options`, else its explanation."""
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
 def choose(names: Sequence[str], wanted: int | str) -> int:
     """Index of a VOI option by number, or by its explanation in any case of letters.
 

@@ -168,7 +168,7 @@ class Spool:
         self._work.renew(claim)
 
     def release(self, claim: Claim, failed: bool = False) -> None:
-        """Give a unit of work back untouched, as at an orderly end; it counts for no attempt unless it `failed`.
+        """Give a unit of work back, as at an orderly end; it counts for no attempt unless it `failed`.
 
         Raises:
             LeaseLost: somebody else has it, or it is done.
