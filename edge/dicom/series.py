@@ -47,6 +47,18 @@ class Series:
         name = "series range" if all_of_them else f"range of {count} of {len(self.paths)} slices"
         return Span(min(span.low for span in spans), max(span.high for span in spans), name)
 
+    def open(self, path: Path) -> DicomImage:
+        """One of the files, shown as its neighbours are.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        image = open_dicom(path)
+        alone = image.frames == 1 and len(self.paths) > 1 and image.windowless
+        if alone and self.span is not None:
+            image.span = self.span
+        return image
+
 
 def _spread(total: int, count: int) -> list[int]:
     """So many places from the first to the last."""
@@ -91,10 +103,7 @@ class Frames:
             if not self._left:
                 return False
             self.path, series = self._left.pop()
-            self.image = open_dicom(self.path)
-            alone = self.image.frames == 1 and len(series.paths) > 1 and self.image.windowless
-            if alone and series.span is not None:
-                self.image.span = series.span
+            self.image = series.open(self.path)
         return True
 
     def read(self) -> tuple[int, Image, Transforms]:
