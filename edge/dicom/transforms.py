@@ -102,7 +102,7 @@ class GreyTransform:
             raise InputError(f"no window {self.window}", "the image has none", "leave the window out")
         else:
             level = _spread(scaled, span() if self.windowless else self._stored_span(), notes)
-        if inverted := _inverted(self.dataset):
+        if inverted := inverted_because(self.dataset):
             notes.append(f"presentation: inverted, {inverted}")
             level = 1 - level
         level = np.where(padding(values), 0, np.nan_to_num(level, nan=0.0))
@@ -291,7 +291,7 @@ def _stored_value(ds: Any, *keywords: str) -> float | None:
     return value
 
 
-def _inverted(ds: Any) -> str:
+def inverted_because(ds: Any) -> str:
     """Why the picture is inverted; MONOCHROME1 and INVERSE together mean the same inversion, not two."""
     if ds.PhotometricInterpretation == "MONOCHROME1":
         return "MONOCHROME1 (PS3.3 C.7.6.3.1.2)"
