@@ -42,6 +42,8 @@ from edge.stream.config import (
     MotionConfig,
     ReconnectConfig,
     SinkConfig,
+    StreamConfig,
+    TriageConfig,
 )
 from edge.targets import TARGETS, Target
 from edge.tasks import TASKS
@@ -127,6 +129,7 @@ def task_settings(kind: str) -> type[BaseModel]:
 def stream_config() -> str:
     """Every key of a stream's TOML file."""
     sections: list[tuple[str, type[BaseModel]]] = [
+        ("Top of the file", StreamConfig),
         ("`[engine]`", EngineConfig),
         ("`[[feeds]]`", FeedConfig),
         ("`[defaults]` and `[[feeds]]`", FeedSettings),
@@ -135,6 +138,7 @@ def stream_config() -> str:
         ("`[defaults.motion]` and `[feeds.motion]`", MotionConfig),
         ("`[defaults.alarm]` and `[feeds.alarm]`", AlarmConfig),
         ("`[[sinks]]`", SinkConfig),
+        ("`[triage]`", TriageConfig),
     ]
     return "\n\n".join(f"### {title}\n\n{_keys(kind)}" for title, kind in sections)
 

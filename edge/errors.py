@@ -30,9 +30,13 @@ class EdgeError(Exception):
         what: what failed, with the value that failed.
         why: the cause, as far as it is known.
         fix: what the reader can do now.
+
+    Attributes:
+        names: parts of the text that may identify a patient: paths of DICOM files.
     """
 
     exit_code = 5
+    names: tuple[str, ...] = ()
 
     def __init__(self, what: str, why: str = "", fix: str = "") -> None:
         super().__init__(what)

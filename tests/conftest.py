@@ -12,6 +12,14 @@ from rtsp import RtspServer
 from edge.store import Store
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The key for pseudonyms is one of the tests, and not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def no_sync() -> Iterator[None]:
     """Nobody cuts the power here, and waiting for a busy disk takes longer than all the rest."""

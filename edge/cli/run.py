@@ -20,6 +20,7 @@ from edge.cli.stream_options import stream_config
 from edge.errors import EXIT_INTERRUPTED, EdgeError, InputError, RuntimeFault, UsageError
 
 if TYPE_CHECKING:
+    from edge.privacy import Privacy
     from edge.sinks import FeedInfo, Sink
     from edge.stream.config import EngineConfig, StreamConfig
     from edge.stream.feed import Feed
@@ -69,6 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="end a feed that is gone this long (default: never)",
     )
     add("--max-age-ms", type=_positive_float, metavar="MS", help="drop frames of live feeds older than this")
+    add(
+        "--privacy",
+        choices=["pseudonym", "full", "none"],
+        help="what DICOM objects are called in results: pseudonyms (full: under a key that nobody keeps), or "
+        "their UIDs and file names (none)",
+    )
+    add("--privacy-key", type=Path, metavar="FILE", help="the key for pseudonyms; made where it is absent")
     add("--gpu", type=_whole, metavar="N", help="which GPU (default: the first that the engine is for)")
     add("--slots", type=_slots, metavar="N", help="batches in flight, 1 to 4 (default: 2 or 3)")
     add("--batch", type=_positive, metavar="N", help="most frames of one inference (default: 1)")
@@ -104,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args, stream)
     stop = threading.Event()
     with ExitStack() as opened, ExitStack() as unread, _signals(stop):
+        privacy = _privacy(stream)
         feeds = _open_feeds(stream, unread)
         _check_outputs(args, stream, feeds)
         network = _open_network(stream.engine, any(feed.live for feed in feeds), args.serial)
@@ -117,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
 
         target = stream.engine.latency_ms
         latency = target / 1e3 if target else None
-        running = Run(network, feeds, sinks, args.frames, args.serial, stop, latency)
+        running = Run(network, feeds, sinks, args.frames, args.serial, stop, latency, privacy=privacy)
         unread.pop_all()  # from here on the run closes its sources, except one that hangs in a read
         with following(running):
             summary = running.go()
@@ -144,6 +153,21 @@ def _check_writable(path: Path) -> None:
             path.unlink()
     except OSError as e:
         raise InputError(f"cannot write {path}", e.strerror or str(e), "check the path") from e
+
+
+def _privacy(stream: StreamConfig) -> Privacy:
+    """The rule; where there are DICOM feeds its key is there, too.
+
+    Raises:
+        InputError: the key cannot be read or made.
+    """
+    from edge.privacy import Privacy
+    from edge.sources import locate
+
+    privacy = Privacy(stream.privacy, stream.privacy_key)
+    if stream.privacy != "none" and any(locate(f.source)[0].startswith("dicom") for f in stream.feeds):
+        _ = privacy.pseudonyms
+    return privacy
 
 
 def _open_feeds(stream: StreamConfig, opened: ExitStack) -> list[Feed]:
@@ -235,15 +259,20 @@ def _open_network(engine: EngineConfig, live: bool, serial: bool) -> Network:
 
 def _open_sinks(stream: StreamConfig, feeds: list[Feed]) -> list[tuple[str, Sink]]:
     from edge.sinks import open_sink
+    from edge.sinks.triage import TriageFile
+    from edge.triage import Rules
 
     infos = _infos(feeds)
     sinks: list[tuple[str, Sink]] = []
     try:
         for sink in stream.sinks:
-            sinks.append((sink.to, open_sink(sink.to, infos, sink.policy)))
+            opened = open_sink(sink.to, infos, sink.policy)
+            if isinstance(opened, TriageFile):
+                opened.use(Rules(stream.triage.urgent))
+            sinks.append((sink.to, opened))
     except EdgeError:
-        for _, opened in sinks:
-            opened.close()
+        for _, before in sinks:
+            before.close()
         raise
     return sinks
 

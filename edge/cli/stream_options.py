@@ -38,8 +38,11 @@ def stream_config(args: argparse.Namespace) -> StreamConfig:
     if args.max_age_ms is not None:
         settings["max_age_ms"] = args.max_age_ms
     feeds = [feed.model_copy(update=settings | _give_up(feed, args.give_up)) for feed in feeds]
+    told = {
+        name: getattr(args, name) for name in ("privacy", "privacy_key") if getattr(args, name) is not None
+    }
     sinks = [*config.sinks, *(SinkConfig(to=uri) for uri in args.sink)]
-    return config.model_copy(update={"engine": engine, "feeds": tuple(feeds), "sinks": tuple(sinks)})
+    return config.model_copy(update={"engine": engine, "feeds": tuple(feeds), "sinks": tuple(sinks), **told})
 
 
 def _give_up(feed: FeedConfig, seconds: float | None) -> dict[str, Any]:

@@ -15,6 +15,8 @@ which checks the address without opening anything; its `open` may block until a 
 again after every loss, and raises `Refused` where trying again soon is of no use. Where it needs a package
 that may be missing, `require()` tells before the run.
 
+A source whose address may hold a patient's name has an attribute `private = True`.
+
 A source that has to know what became of its pictures, because it owes somebody an answer, has an attribute
 `outcomes: Outcomes`.
 """

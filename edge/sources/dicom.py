@@ -44,7 +44,7 @@ def open(address: Address, realtime: bool) -> DicomFiles:
     Raises:
         MissingPackage: pydicom is not installed.
         UsageError: a setting is unknown.
-        InputError: nothing is there, or no DICOM file is; or the only file cannot be read.
+        InputError: nothing is there, or no DICOM file is; or the file cannot be read.
     """
     from edge.dicom.voi import window_of
 
@@ -55,6 +55,7 @@ class DicomFiles:
     """All frames of all files, in order. A file that cannot be read counts as one lost frame."""
 
     live = False
+    private = True
     truth_kind: str | None = None
 
     def __init__(self, path: Path, realtime: bool = False, window: int | str = 0) -> None:
@@ -65,7 +66,8 @@ class DicomFiles:
         files = sorted(_inside(path), key=_by_name) if path.is_dir() else [path]
         if not files:
             raise InputError(f"cannot read {path}", "it holds no DICOM file", "check the folder")
-        self.label = path.stem if path.is_file() else path.name
+        self.label = "dicom"  # and not the name of the file, in which people write names of patients
+        self._files = files
         self.problem: str | None = None
         self._frames = Frames(files, window)
         self._lost: InputError | None = None
@@ -73,9 +75,9 @@ class DicomFiles:
         try:
             self._frames.open()
         except InputError as e:
-            if len(files) == 1:
+            if path.is_file():
                 raise
-            self._lost = e  # in a folder it is one lost frame, told when its turn comes
+            self._lost = self._named(e)  # in a folder it is one lost frame, told when its turn comes
         self.fps = _rate(self._frames.image)
         self.paced = realtime and self.fps is not None
 
@@ -85,6 +87,12 @@ class DicomFiles:
         Raises:
             InputError: this frame cannot be decoded, or a whole file cannot.
         """
+        try:
+            return self._read()
+        except InputError as e:
+            raise self._named(e) from e.__cause__
+
+    def _read(self) -> Picture | None:
         lost, self._lost = self._lost, None
         if lost is not None:
             raise lost
@@ -102,6 +110,11 @@ class DicomFiles:
         pts = self._elapsed + times[index] if times else None
         meta = {"file": current.path.name, **current.meta(index), "transforms": list(transforms)}
         return Picture(image, pts, meta)
+
+    def _named(self, error: InputError) -> InputError:
+        """The error, with the files that it names."""
+        error.names = tuple(str(path) for path in self._files if str(path) in str(error))
+        return error
 
     def close(self) -> None:
         self._frames.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -19,6 +19,7 @@ from pydantic import (
 
 from edge.config import ROOT, Section, read_toml, resolve, validate
 from edge.errors import UsageError, nearest
+from edge.privacy import Mode
 
 STREAMS = ROOT / "configs" / "streams"
 PAGE = "docs/streams.md"
@@ -155,13 +156,31 @@ class SinkConfig(Section):
     )
 
 
+class TriageConfig(Section):
+    """What the worklist puts on top."""
+
+    urgent: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description="class → score from which its finding is urgent; only classes named here then count"
+    )
+
+
 class StreamConfig(Section):
     """One run, or one kiosk."""
 
+    privacy: Mode = Field(
+        "pseudonym",
+        description="what DICOM objects are called in results, summary and logs: pseudonyms under a key that "
+        "is kept (`pseudonym`) or is not (`full`), or UIDs and file names as they are (`none`)",
+    )
+    privacy_key: Path | None = Field(
+        None,
+        description="key for pseudonyms, made where it is absent; default: `~/.config/edge/pseudonym.key`",
+    )
     engine: EngineConfig = EngineConfig()
     defaults: FeedSettings = FeedSettings()
     feeds: tuple[FeedConfig, ...] = Field((), description="tables [[feeds]]")
     sinks: tuple[SinkConfig, ...] = Field((), description="tables [[sinks]]")
+    triage: TriageConfig = TriageConfig()
 
     @field_validator("feeds", "sinks", mode="before")
     @classmethod
@@ -202,7 +221,9 @@ def load_stream(path: Path) -> StreamConfig:
     engines = resolve(config.engine.engines, path.resolve().parent)
     if "engines" not in data.get("engine", {}):
         engines = config.engine.engines
-    return config.model_copy(update={"engine": config.engine.model_copy(update={"engines": engines})})
+    key = resolve(config.privacy_key, path.resolve().parent) if config.privacy_key else None
+    engine = config.engine.model_copy(update={"engines": engines})
+    return config.model_copy(update={"engine": engine, "privacy_key": key})
 
 
 def find_stream(path: Path) -> Path:

@@ -7,6 +7,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from edge.privacy import Privacy
+
 log = logging.getLogger("edge.stream")
 
 QUIET_SECONDS = 10.0
@@ -22,8 +24,13 @@ class _Cause:
 
 @dataclass
 class Faults:
-    """The faults of one run by cause; any thread may report."""
+    """The faults of one run by cause; any thread may report.
 
+    Attributes:
+        privacy: what may be said of the files that errors name.
+    """
+
+    privacy: Privacy = field(default_factory=Privacy)
     causes: dict[tuple[str, str], _Cause] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -47,7 +54,11 @@ class Faults:
                     return
                 more = f" (and {cause.untold - 1} times since)" if cause.untold > 1 else ""
                 cause.told, cause.untold = now, 0
-        log.warning("%s: %s failed: %s%s", where, what, describe(error), more)
+        log.warning("%s: %s failed: %s%s", where, what, self.describe(error), more)
+
+    def describe(self, error: BaseException) -> str:
+        """The error in one line, as it may be told."""
+        return self.privacy.conceal(describe(error), error)
 
     @property
     def total(self) -> int:

@@ -64,6 +64,7 @@ class Feed:
         self.live = source.live if source else True
         self.fps = source.fps if source else None
         self.truth_kind = source.truth_kind if source else None
+        self.private = bool(getattr(source, "private", False))
         self.outcomes: Outcomes | None = getattr(source, "outcomes", None)
         self.account = Account()
         self.lane = Lane(self.live, max_age, self.account)

@@ -12,7 +12,7 @@ from edge.errors import EdgeError, InputError, MissingPackage, UsageError
 from edge.sources import Damaged, Idle, Picture, Refused, Source
 from edge.stream import knock
 from edge.stream.admission import Admission
-from edge.stream.faults import Faults, describe
+from edge.stream.faults import Faults
 from edge.stream.feed import Feed
 from edge.stream.life import Backoff, Lag, State
 from edge.stream.limit import crop
@@ -81,7 +81,7 @@ class Reader(threading.Thread):
             ended = self._keep_reading() if feed.opener else self._read_all()
         except Exception as e:  # whatever it is, it ends this feed and no other
             ended = "fault"
-            feed.error = describe(e)
+            feed.error = self.faults.describe(e)
             self.faults.report(feed.name, "reading", e)
         if not self.given_up.is_set():
             self._end(ended)
@@ -137,13 +137,13 @@ class Reader(threading.Thread):
             try:
                 why = self._read_connection()
             except Refused as e:
-                why, refused = describe(e), True
+                why, refused = self.faults.describe(e), True
             except (UsageError, MissingPackage):  # no attempt will ever succeed
                 raise
             except (EdgeError, OSError) as e:
-                why = describe(e)
+                why = self.faults.describe(e)
             except Exception as e:  # a fault in a decoder or driver is no reason never to look again
-                why = describe(e)
+                why = self.faults.describe(e)
                 self.faults.report(feed.name, "reading", e)
             if (ended := self._over()) is not None or why is None:
                 return ended or "end"

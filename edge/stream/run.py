@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edge.errors import InputError, RuntimeFault, UsageError, nearest
+from edge.privacy import Privacy
 from edge.sinks import Sink
 from edge.stream.admission import Admission
 from edge.stream.faults import Faults
@@ -52,6 +53,7 @@ class Run:
         stop: set it to end the run early; what is in a slot is finished, sinks are flushed.
         latency: seconds from frame to result that batches are kept small for.
         open_end: go on when all feeds have ended, because others may be added.
+        privacy: what sinks, summary and log are told of DICOM objects.
 
     Attributes:
         feeds: all there ever were, those that were removed too.
@@ -67,11 +69,13 @@ class Run:
         stop: threading.Event | None = None,
         latency: float | None = None,
         open_end: bool = False,
+        privacy: Privacy | None = None,
     ) -> None:
         self.network, self.feeds = network, list(feeds)
         self.limit, self.serial = limit, serial
         self.stop = stop or threading.Event()
-        self.faults = Faults()
+        self.privacy = privacy or Privacy()
+        self.faults = Faults(self.privacy)
         self.admission = Admission([feed.lane for feed in feeds], self.stop, open_end)
         self.scoreboard = self._make_scoreboard()
         self.outlets: list[Outlet] = []
@@ -139,9 +143,8 @@ class Run:
         """
         outlets = self.outlets = [Outlet(uri, sink, self.faults) for uri, sink in self._sinks]
         score = [Outlet(SCORE, self.scoreboard, self.faults)] if self.scoreboard else []
-        pipeline = Pipeline(
-            self.network, self.admission, self._by_name, _fan_out(outlets + score), self.faults, self.latency
-        )
+        deliver = _shown(_fan_out(outlets + score), self.privacy)
+        pipeline = Pipeline(self.network, self.admission, self._by_name, deliver, self.faults, self.latency)
         pipeline.on_rebuild = self._lend_again
         wall, cpu = time.perf_counter(), time.process_time()
         with self._changing:
@@ -235,7 +238,7 @@ class Run:
         seconds = (feed.last_delivered or start) - start
         return {
             "feed": feed.name,
-            "source": feed.uri,
+            "source": self.privacy.place(feed.uri) if feed.private else feed.uri,
             "live": feed.live,
             **feed.life.summary(),
             "given_up_reads": feed.given_up,
@@ -275,6 +278,11 @@ def _fan_out(outlets: Sequence[Outlet]) -> Callable[[Result], None]:
             put(result)
 
     return deliver
+
+
+def _shown(deliver: Callable[[Result], None], privacy: Privacy) -> Callable[[Result], None]:
+    """Hands on what sinks may see of a result; whoever owes an answer has had it as it is."""
+    return lambda result: deliver(privacy.result(result))
 
 
 def _sink_summary(uri: str, counts: OutletCounts) -> dict[str, Any]:
