@@ -92,6 +92,11 @@ class Frames:
         self._left = [(path, series) for series in in_series(files) for path in series.paths][::-1]
         self._next = 0
 
+    @property
+    def number(self) -> int:
+        """Of the frame that `open` went to, from 1."""
+        return self._next + 1
+
     def open(self) -> bool:
         """Go to the next frame, opening the next file where one has ended; False at the end.
 

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,8 +23,12 @@ SCHEMA = 1
 
 
 def result_line(result: Result) -> str:
-    """The result as one line of JSON, without a newline. NaN and infinity, which JSON lacks, become null."""
-    fields = result_fields(result)
+    """The result as one line of JSON, without a newline."""
+    return json_line(result_fields(result))
+
+
+def json_line(fields: Mapping[str, Any]) -> str:
+    """Fields as one line of JSON, without a newline. NaN and infinity, which JSON lacks, become null."""
     try:
         return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except ValueError:

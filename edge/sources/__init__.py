@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 SOURCES = {
     "images": "edge.sources.images",
     "dicom": "edge.sources.dicom",
+    "dicom+scp": "edge.sources.dicom_scp",
     "video": "edge.sources.video",
     "test": "edge.sources.pattern",
     "camera": "edge.sources.camera",

@@ -284,11 +284,11 @@ class Reader(threading.Thread):
             flags = feed.health.look(glance, now)
             self._tell_health(flags)
             if flags and feed.settings.health.withhold:
-                self._withhold(picture, "unusable")
+                self._withhold("unusable", picture)
                 return None
         dense = feed.alarm is not None and feed.alarm.active(now)
         if feed.limit is not None and not feed.limit.allows(captured) and not dense:
-            self._withhold(picture, "limited")
+            self._withhold("limited", picture)
             return None
         if self._lender is not None:
             image = self._lender.copy(image)
@@ -308,7 +308,7 @@ class Reader(threading.Thread):
         feed.reader_count += 1
         return frame
 
-    def _withhold(self, picture: Picture, cause: str) -> None:
+    def _withhold(self, cause: str, picture: Picture) -> None:
         self.feed.discard(cause)
         self.feed.miss(picture.meta, cause)
 

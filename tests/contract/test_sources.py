@@ -20,7 +20,9 @@ STREAMS = ["rtsp", "rtsps", "https", "udp"]
 """Without an end, or a server of their own here: `http` stands for them, being the same class.
 `unit/test_source_network.py` has the rest."""
 DEVICES = {"camera": "camera:0", "csi": "csi:0", "gst": "gst:videotestsrc"}
-ENDING = [kind for kind in SOURCES if kind not in STREAMS]
+SPOOLED = ["dicom+scp"]
+"""Never end either; `unit/test_source_spooled.py`."""
+ENDING = [kind for kind in SOURCES if kind not in (*STREAMS, *SPOOLED)]
 
 
 class FakeCamera:

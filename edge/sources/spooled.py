@@ -1,0 +1,167 @@
+"""What all feeds share whose objects go through a durable spool: frames of one unit of work after another.
+
+Such a feed has no end and never drops a frame: the reader waits. While there is nothing to read it is idle.
+Whatever brings objects into the spool (a receiver, a watched folder, a DICOMweb client) runs beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from edge.dicom.case import Case
+from edge.dicom.desk import Claiming, Desk
+from edge.dicom.series import Frames
+from edge.dicom.voi import window_of
+from edge.errors import InputError, UsageError, nearest
+from edge.sources import Address, Idle, Picture
+from edge.spool import Retention, Spool, Watermarks
+
+SETTINGS: Mapping[str, Any] = {
+    "spool": "",
+    "unit": "series",
+    "quiet": 5.0,
+    "window": "0",
+    "free_gb": 1.0,
+    "confirmed_h": 24.0,
+    "answered_h": 168.0,
+    "quarantined_h": 720.0,
+}
+"""Of every such feed, with what they are when left out."""
+
+UNITS = ("object", "series")
+
+WAIT_S = 0.25
+"""Longest that one read waits: a run that ends is seen this late at worst."""
+
+
+class Supply(Protocol):
+    """Brings objects into the spool until it is closed."""
+
+    def close(self) -> None: ...
+
+
+class Spooled:
+    """Frames of what is in a spool.
+
+    Args:
+        supply: closed here; the desk outlives the source, until the run has told it of all frames.
+    """
+
+    live, paced = False, False
+    fps: float | None = None
+    truth_kind: str | None = None
+    problem: str | None = None
+
+    def __init__(self, label: str, desk: Desk, supply: Supply, window: int | str = 0) -> None:
+        self.label, self.outcomes, self.supply, self._window = label, desk, supply, window
+        self._case: Case | None = None
+        self._frames = Frames([])
+
+    def read(self) -> Picture | None:
+        """The next frame.
+
+        Raises:
+            Idle: there is none just now.
+            InputError: this frame, or a whole file, cannot be decoded; the object is quarantined.
+        """
+        while True:
+            case = self._case if self._case and not self._case.over else self._begin()
+            try:
+                more = self._frames.open()
+            except InputError as e:
+                self.outcomes.put_aside(case, self._name(case), _reason(e))
+                raise
+            if more:
+                return self._picture(case)
+            self._case = None
+            self.outcomes.handed_out(case)
+
+    def close(self) -> None:
+        self.supply.close()
+        self._frames.close()
+
+    def _begin(self) -> Case:
+        self._case = self.outcomes.take(WAIT_S)
+        if self._case is None:
+            raise Idle("nothing has to be inferred just now")
+        self._frames = Frames([item.path for item in self._case.claim.objects], self._window)
+        return self._case
+
+    def _picture(self, case: Case) -> Picture:
+        current = self._frames.image
+        assert current is not None
+        key = (current.path.name, self._frames.number)
+        self.outcomes.hand_out(case, key)
+        try:
+            index, image, transforms = self._frames.read()
+            known = current.meta(index)
+        except InputError as e:
+            self.outcomes.lose(case, key, _reason(e))
+            raise
+        unit = {"unit": case.claim.key, "revision": case.claim.revision}
+        meta = {"file": current.path.name, **unit, **known, "transforms": list(transforms)}
+        return Picture(image, None, meta)
+
+    def _name(self, case: Case) -> str:
+        return next(item.name for item in case.claim.objects if item.path == self._frames.path)
+
+
+def _reason(error: InputError) -> str:
+    return error.why or error.what
+
+
+def open_spooled(
+    address: Address, label: str, values: Mapping[str, Any], supply: Callable[[Spool], Supply]
+) -> Spooled:
+    """A feed of what `supply` brings into the spool that the address names.
+
+    Args:
+        values: its settings, those of `SETTINGS` among them.
+        supply: starts what brings objects.
+
+    Raises:
+        UsageError: a setting is wrong.
+        StoreError: another process uses the spool, or it is damaged.
+        InputError: the supply cannot start.
+    """
+    if not values["spool"]:
+        fix = "add spool=DIR, a folder of its own on a disk that is there to stay"
+        raise UsageError(f"{address.uri}: no spool", "objects are kept there until they are answered", fix)
+    claiming, keep, marks = (
+        _claiming(address, values),
+        _retention(address, values),
+        _watermarks(address, values),
+    )
+    with ExitStack() as opened:
+        spool = opened.enter_context(Spool(Path(values["spool"]).expanduser(), marks=marks))
+        started = supply(spool)
+        opened.pop_all()
+    return Spooled(label, Desk(spool, claiming, keep), started, window_of(values["window"]))
+
+
+def _claiming(address: Address, values: Mapping[str, Any]) -> Claiming:
+    unit, quiet = values["unit"], values["quiet"]
+    if unit not in UNITS:
+        raise UsageError(f"{address.uri}: unit={unit}", "", nearest(unit, UNITS))
+    if not 0 <= quiet < float("inf"):
+        raise UsageError(f"{address.uri}: quiet={quiet} is not a number of seconds from 0")
+    return Spool.claim_object if unit == "object" else partial(Spool.claim_series, quiet=quiet)
+
+
+def _retention(address: Address, values: Mapping[str, Any]) -> Retention:
+    hours = {name: values[f"{name}_h"] for name in ("confirmed", "answered", "quarantined")}
+    for name, value in hours.items():
+        if not value >= 0:
+            raise UsageError(f"{address.uri}: {name}_h={value} is not a number of hours from 0")
+    return Retention(**{name: 3600 * value for name, value in hours.items()})
+
+
+def _watermarks(address: Address, values: Mapping[str, Any]) -> Watermarks:
+    free = values["free_gb"]
+    if not 0 <= free < float("inf"):
+        raise UsageError(f"{address.uri}: free_gb={free} is not a number from 0")
+    return Watermarks(round(1e9 * free), round(1.25e9 * free))
