@@ -26,6 +26,7 @@ COMMANDS = {
     "diff": "show what differs between two engines",
     "doctor": "show what can be compiled and run on this machine",
     "bench": "measure an engine on this machine",
+    "worklist": "show which study to look at first",
     "dicom": "show what the reader does to the pixels of a DICOM file",
     "demo": "build the demo model, stream two feeds, draw a summary",
 }

@@ -233,11 +233,7 @@ class Spool:
 
     def answers(self, after: int = 0) -> list[Answer]:
         """Answers in the order they were given, from the one after `after`."""
-        query = (
-            "SELECT answers.*, key, study, series, revision, state FROM answers"
-            " JOIN units ON units.number = answers.unit WHERE answers.number > ? ORDER BY answers.number"
-        )
-        return [work.answer(row) for row in self._ledger.rows(query, [after])]
+        return [work.answer(row) for row in self._ledger.rows(work.ANSWERS, [after])]
 
     def counts(self) -> Counter[State]:
         """Objects by state."""

@@ -11,6 +11,12 @@ from typing import Any
 from edge.spool.ledger import Ledger
 from edge.spool.records import Answer, Claim, LeaseLost, State, Stored
 
+ANSWERS = (
+    "SELECT answers.*, key, study, series, revision, state FROM answers"
+    " JOIN units ON units.number = answers.unit WHERE answers.number > ? ORDER BY answers.number"
+)
+"""Rows for `answer`, of the answers after a number."""
+
 
 class Work:
     """The units of one spool; see `edge.spool.Spool` for what each method does."""
