@@ -1,0 +1,60 @@
+"""pynetdicom's client with sockets that say why they failed, wait for nobody for ever, and are closed."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, cast
+
+from pynetdicom import AE
+from pynetdicom.transport import AddressInformation, AssociationSocket
+
+
+class ClientSocket(AssociationSocket):
+    """The connection of an association that this side asks for."""
+
+    def connect(self, primitive: Any) -> None:
+        """Connect, TLS handshake included; the error is kept as the association's `failure`."""
+        association: Any = self.assoc
+        connection = cast(socket.socket, self.socket)
+        try:
+            connection.settimeout(association.connection_timeout)
+            if self.tls_args:
+                context, name = self.tls_args
+                connection = self.socket = context.wrap_socket(connection, server_hostname=name)
+            connection.connect(primitive.address_info.as_tuple)
+            connection.settimeout(association.network_timeout)
+            association.requestor.address_info = AddressInformation.from_tuple(connection.getsockname())
+            self._is_connected = True
+            primitive.result = "Evt2"  # transport connection confirmation (PS3.8 9.2)
+        except OSError as e:
+            association.failure = e
+            connection.close()
+            self.socket = None
+            primitive.result = "Evt17"  # transport connection closed
+        finally:
+            self.provider_queue.put(primitive)
+            self._ready.set()
+
+    def _shutdown_socket(self) -> None:
+        connection = self.socket
+        super()._shutdown_socket()
+        if connection is not None:
+            connection.close()  # also where the peer was first
+
+
+class Client(AE):
+    """An application entity that opens associations.
+
+    Args:
+        title: its AE title.
+        timeout: seconds that a peer may take to connect, to read, and to answer.
+    """
+
+    def __init__(self, title: str, timeout: float) -> None:
+        super().__init__(title)
+        self.acse_timeout = self.dimse_timeout = self.network_timeout = self.connection_timeout = timeout
+
+    def _create_socket(self, assoc: Any, address: Any, tls_args: Any) -> ClientSocket:
+        made = ClientSocket(assoc, address=address)
+        made.tls_args = tls_args
+        return made
