@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.dicom.answers.codes import text
-from edge.dicom.answers.dress import blank, dress, side
-from edge.dicom.answers.finding import Found, Inference
+from edge.dicom.answers.dress import blank, dress, lossy, side
+from edge.dicom.answers.finding import Inference, LabelVolume
 from edge.dicom.answers.source import Source, Sources
-from edge.dicom.pixels import DicomImage
+from edge.tasks import drawing
 from edge.types import Image
 
 KIND = "sc"
@@ -22,56 +24,108 @@ MULTI_FRAME_TRUE_COLOR = "1.2.840.10008.5.1.4.1.1.7.4"
 MOST_BYTES = 256 << 20
 """Of one object. Of a longer cine the frames with the best scores are shown."""
 
+TINT = 0.45
+"""Strength of a label's colour over the slice."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shot:
+    """One picture.
+
+    Attributes:
+        score: how much it is worth showing, 0–1.
+        draw: the finding over a copy of the display picture.
+    """
+
+    source: Source
+    frame: int
+    score: float
+    draw: Callable[[Image], Image]
+
 
 def build(inference: Inference, sources: Sources) -> list[Any]:
-    """One object a source object; multi-frame where more than one frame was looked at."""
-    by_source: dict[Any, list[Found]] = {}
-    for found in inference.found:
-        by_source.setdefault(found.path, []).append(found)
+    """One object a source object, multi-frame where more than one frame was looked at; one of all slices of a
+    volume."""
+    groups: dict[Any, list[Shot]] = {}
+    for shot in _shots(inference, sources):
+        source = shot.source
+        group = (source.rows, source.columns) if inference.volume else source.path
+        groups.setdefault(group, []).append(shot)
     answers = []
-    for number, (path, frames) in enumerate(by_source.items(), 1):
-        answer = _capture(sources[path], sources.image(path), frames, inference)
+    for number, shots in enumerate(groups.values(), 1):
+        answer = _capture(_affordable(shots), sources, inference)
         answers.append(dress(answer, KIND, number, inference, sources))
     return answers
 
 
-def _capture(source: Source, image: DicomImage, found: Sequence[Found], inference: Inference) -> Any:
-    shown = _affordable(source, found)
-    pictures = _pictures(image, shown, inference.window)
-    several = len(shown) > 1
-    sop_class = MULTI_FRAME_TRUE_COLOR if several else SECONDARY_CAPTURE
+def _shots(inference: Inference, sources: Sources) -> Iterator[Shot]:
+    if (volume := inference.volume) is not None:
+        for i, (path, labels) in enumerate(zip(volume.paths, volume.labels, strict=True)):
+            share = float(np.count_nonzero(labels)) / max(1, labels.size)
+            yield Shot(sources[path], volume.frame(i), share, _Labelled(labels, volume).draw)
+        return
+    for found in inference.found:
+        score = max(found.payload.found().values(), default=0.0)
+        yield Shot(sources[found.path], found.frame, score, found.payload.draw)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Labelled:
+    """The labels of one slice."""
+
+    labels: NDArray[np.uint8]
+    volume: LabelVolume
+
+    def draw(self, image: Image) -> Image:
+        """Each label in a colour of its own, with a legend."""
+        canvas = drawing.canvas(image)
+        line = drawing.style(canvas)
+        for number, value in enumerate(self.volume.values):
+            strength = np.where(self.labels == value, np.float32(TINT), np.float32(0))
+            canvas = drawing.tint(canvas, strength, drawing.color_of(number))
+        for number, value in enumerate(self.volume.values):
+            y = (number + 1) * (line.text + 2 * line.gap)
+            drawing.tag(canvas, self.volume.names[value], 0, y, drawing.color_of(number))
+        return canvas
+
+
+def _affordable(shots: Sequence[Shot]) -> list[Shot]:
+    """All pictures, or as many of the best as one object may hold, in their order."""
+    source = shots[0].source
+    most = max(1, MOST_BYTES // (3 * source.rows * source.columns))
+    best = sorted(range(len(shots)), key=lambda index: shots[index].score, reverse=True)[:most]
+    return [shots[index] for index in sorted(best)]
+
+
+def _capture(shots: Sequence[Shot], sources: Sources, inference: Inference) -> Any:
+    source = shots[0].source
+    sop_class = MULTI_FRAME_TRUE_COLOR if len(shots) > 1 else SECONDARY_CAPTURE
     answer = blank(sop_class, str(source.dataset.get("Modality") or "OT"))
     answer.ConversionType = "SYN"
     answer.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     answer.BurnedInAnnotation = "YES"
     answer.PatientOrientation = source.dataset.get("PatientOrientation")
     side(answer, source)
-    answer.LossyImageCompression = "01" if source.dataset.get("LossyImageCompression") == "01" else "00"
+    lossy(answer, source)
     answer.DerivationDescription = text(f"Result of {inference.engine.model} drawn over the image", 1024)
-    answer.SourceImageSequence = [source.reference([frame.frame for frame in shown])]
-    _true_color(answer, pictures)
-    if several:
-        _multi_frame(answer, shown)
+    frames: dict[Source, list[int]] = {}
+    for shot in shots:
+        frames.setdefault(shot.source, []).append(shot.frame)
+    answer.SourceImageSequence = [source.reference(numbers) for source, numbers in frames.items()]
+    _true_color(answer, list(_pictures(shots, sources, inference.window)))
+    if len(shots) > 1:
+        _multi_frame(answer, shots)
     return answer
 
 
-def _affordable(source: Source, found: Sequence[Found]) -> list[Found]:
-    """All frames, or as many of the best as one object may hold, in their order."""
-    most = max(1, MOST_BYTES // (3 * source.rows * source.columns))
-    if len(found) <= most:
-        return list(found)
-
-    def score(index: int) -> float:
-        return max(found[index].payload.found().values(), default=0.0)
-
-    best = sorted(range(len(found)), key=score, reverse=True)[:most]
-    return [found[index] for index in sorted(best)]
-
-
-def _pictures(image: DicomImage, found: Sequence[Found], window: int | str) -> list[Image]:
+def _pictures(shots: Sequence[Shot], sources: Sources, window: int | str) -> Iterator[Image]:
     """What display and network got (PS3.4 N.2), drawn over; H × W × 3 RGB."""
-    drawn = (frame.payload.draw(image.frame(frame.frame, window)[0]) for frame in found)
-    return [np.ascontiguousarray(picture[..., ::-1]) for picture in drawn]
+    image = None
+    for shot in shots:
+        if image is None or image.path != shot.source.path:
+            image = sources.image(shot.source.path)
+        picture, _ = image.frame(shot.frame, window)
+        yield np.ascontiguousarray(shot.draw(picture)[..., ::-1])
 
 
 def _true_color(answer: Any, pictures: Sequence[Image]) -> None:
@@ -86,8 +140,9 @@ def _true_color(answer: Any, pictures: Sequence[Image]) -> None:
     answer["PixelData"].VR = "OB"
 
 
-def _multi_frame(answer: Any, shown: Sequence[Found]) -> None:
-    """PS3.3 C.7.6.6 and C.8.6.4: frames are numbered as in the source."""
-    answer.NumberOfFrames = len(shown)
+def _multi_frame(answer: Any, shots: Sequence[Shot]) -> None:
+    """PS3.3 C.7.6.6 and C.8.6.4: the pages of a cine are numbered as its frames, those of slices in order."""
+    cine = len({shot.source for shot in shots}) == 1
+    answer.NumberOfFrames = len(shots)
     answer.FrameIncrementPointer = 0x00182001  # Page Number Vector
-    answer.PageNumberVector = [frame.frame + 1 for frame in shown]
+    answer.PageNumberVector = [shot.frame + 1 if cine else page for page, shot in enumerate(shots, 1)]

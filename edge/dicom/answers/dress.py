@@ -1,16 +1,16 @@
-"""What all answers have in common: patient and study of the source, a new series, our equipment, one time."""
+"""What all answers have in common: the source's study, a new series, our equipment, one time."""
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from edge import __version__
 from edge.dicom.answers.codes import text
 from edge.dicom.answers.finding import Inference
+from edge.dicom.answers.patient import date, same_study, time_of_day
 from edge.dicom.answers.source import Source, Sources
 from edge.dicom.answers.uids import derived, instance_uid, series_uid
 from edge.dicom.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
@@ -21,38 +21,6 @@ SERIES_NUMBERS = {"sr": 9001, "seg": 9002, "sc": 9003, "gsps": 9004, "ko": 9005}
 """High, so that answers are listed behind the images of a study."""
 
 DESCRIPTIONS = {"sr": "findings", "seg": "masks", "sc": "overlay", "gsps": "outlines", "ko": "key images"}
-
-TYPE_2 = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "StudyID",
-)
-"""Present in every answer, empty where the source has none (PS3.3 C.7.1.1, C.7.2.1)."""
-
-OPTIONAL = (
-    "IssuerOfPatientID",
-    "IssuerOfPatientIDQualifiersSequence",
-    "TypeOfPatientID",
-    "PatientAge",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
-    "LongitudinalTemporalInformationModified",
-    "IssuerOfAccessionNumberSequence",
-    "StudyDescription",
-    "TimezoneOffsetFromUTC",
-)
-"""Copied where the source has them."""
-
-UTF_8 = "ISO_IR 192"
-
-SEXES = ("M", "F", "O")
 
 TIMES = ("Content", "Acquisition", "Series", "Study")
 """Whose date and time stand for the moment of an inference that bears none; the first that there is."""
@@ -66,8 +34,7 @@ def dress(answer: Any, kind: str, number: int, inference: Inference, sources: So
         sources: all that the answer may refer to.
     """
     source = sources.first
-    _true_references(answer, {source.instance: source for source in sources})
-    _same_study(answer, source, inference)
+    same_study(answer, source, inference)
     _own_series(answer, kind, number, inference)
     _dated(answer, moment_of(inference, source))
     _same_dimensions(answer)
@@ -98,15 +65,32 @@ def side(answer: Any, source: Source) -> None:
         answer.Laterality = which or None
 
 
-def identity(inference: Inference, kind: str, number: int) -> dict[str, Any]:
-    """What highdicom wants to be told of the new object."""
-    return {
-        "series_instance_uid": series_uid(inference.key, kind),
-        "series_number": SERIES_NUMBERS[kind],
-        "sop_instance_uid": instance_uid(inference.key, kind, number),
-        "instance_number": number,
-        "manufacturer": MANUFACTURER,
-    }
+def lossy(answer: Any, source: Source) -> None:
+    """What was lost in the source is lost in what was made of it (PS3.3 C.7.6.1.1.5)."""
+    if source.dataset.get("LossyImageCompression") != "01":
+        answer.LossyImageCompression = "00"
+        return
+    for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        if source.dataset.get(keyword):
+            setattr(answer, keyword, source.dataset[keyword].value)
+
+
+def evidence(sources: Iterable[Source]) -> Any:
+    """An item that lists objects, by series (PS3.3 C.17.2.3)."""
+    from pydicom import Dataset
+
+    sources = list(sources)
+    study = Dataset()
+    study.StudyInstanceUID = sources[0].study
+    series: dict[str, Any] = {}
+    for source in sources:
+        if source.series not in series:
+            series[source.series] = Dataset()
+            series[source.series].SeriesInstanceUID = source.series
+            series[source.series].ReferencedSOPSequence = []
+        series[source.series].ReferencedSOPSequence.append(source.reference())
+    study.ReferencedSeriesSequence = list(series.values())
+    return study
 
 
 def engine_facts(inference: Inference) -> dict[str, str]:
@@ -114,93 +98,6 @@ def engine_facts(inference: Inference) -> dict[str, str]:
     engine = inference.engine
     facts = {"target": engine.target, "variant": engine.variant, "precision": inference.precision}
     return {name: text(value) for name, value in facts.items() if value}
-
-
-def _same_study(answer: Any, source: Source, inference: Inference) -> None:
-    """Patient and study as the source has them, byte for byte where its character set is kept."""
-    from pydicom.datadict import tag_for_keyword
-
-    answer.StudyInstanceUID = source.study
-    for keyword in (*TYPE_2, *OPTIONAL):
-        if keyword in answer:
-            del answer[keyword]
-    charset = source.dataset.get("SpecificCharacterSet")
-    recoded = not all(map(str.isascii, _our_texts(inference)))
-    if recoded:
-        charset = UTF_8
-    if charset:
-        answer.SpecificCharacterSet = charset
-    elif "SpecificCharacterSet" in answer:
-        del answer["SpecificCharacterSet"]
-    for keyword in (*TYPE_2, *OPTIONAL):
-        tag = tag_for_keyword(keyword)
-        if tag in source.dataset:
-            answer[tag] = source.dataset[tag] if recoded else _as_written(source.dataset, tag)
-        if keyword in ("StudyDate", "StudyTime", "PatientBirthDate", "PatientSex"):
-            _mend(answer, keyword)
-        elif keyword in TYPE_2 and keyword not in answer:
-            setattr(answer, keyword, None)
-    methods = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
-    if answer.get("PatientIdentityRemoved") == "YES" and not any(answer.get(method) for method in methods):
-        answer.DeidentificationMethod = "not stated in the source images"  # type 1C (PS3.3 C.7.1.1)
-
-
-def _true_references(item: Any, sources: Mapping[str, Source]) -> None:
-    """The class of every source that is referred to, at any depth."""
-    source = sources.get(str(item.get("ReferencedSOPInstanceUID", "")))
-    if source is not None:
-        item.ReferencedSOPClassUID = source.sop_class
-    for element in item:
-        if element.VR == "SQ":
-            for inner in element.value:
-                _true_references(inner, sources)
-
-
-def _our_texts(inference: Inference) -> Iterable[str]:
-    """What an answer says besides what it copies: names of classes and of the model."""
-    yield inference.engine.model
-    yield inference.precision
-    if inference.volume:
-        yield from inference.volume.names.values()
-    for found in inference.found:
-        yield from found.payload.found()
-
-
-def _as_written(dataset: Any, tag: Any) -> Any:
-    """An element with the bytes it was read as, so that a name survives whatever its encoding is."""
-    from pydicom.datadict import dictionary_VR
-    from pydicom.dataelem import RawDataElement
-
-    element = dataset.get_item(tag)
-    if not isinstance(element, RawDataElement) or dictionary_VR(tag) == "SQ" or element.value is None:
-        return copy.deepcopy(dataset[tag])
-    return element._replace(VR=dictionary_VR(tag), is_implicit_VR=False, is_little_endian=True)
-
-
-def _mend(answer: Any, keyword: str) -> None:
-    """A date, time or sex in the form that the standard has now (PS3.5 6.2), or nothing."""
-    value = str(answer.get(keyword) or "").strip()
-    if keyword == "PatientSex":
-        answer.PatientSex = value if value in SEXES else None
-        return
-    found = _date(value) if keyword.endswith("Date") else _time(value)
-    setattr(answer, keyword, found or None)
-
-
-def _date(value: str) -> str:
-    """YYYYMMDD; before 1993 dates were written with dots."""
-    digits = value.replace(".", "")
-    try:
-        datetime.strptime(digits, "%Y%m%d")
-    except ValueError:
-        return ""
-    return digits if len(digits) == 8 else ""
-
-
-def _time(value: str) -> str:
-    """HHMMSS.FFFFFF, seconds and minutes optional; before 1993 with colons."""
-    digits = value.replace(":", "")
-    return digits if re.fullmatch(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?", digits) else ""
 
 
 def _own_series(answer: Any, kind: str, number: int, inference: Inference) -> None:
@@ -223,9 +120,9 @@ def moment_of(inference: Inference, source: Source) -> datetime:
     if inference.moment is not None:
         return inference.moment.astimezone(offset)
     for name in TIMES:
-        day = _date(str(source.dataset.get(f"{name}Date") or ""))
+        day = date(str(source.dataset.get(f"{name}Date") or ""))
         if day:
-            hour = _time(str(source.dataset.get(f"{name}Time") or ""))[:6].ljust(6, "0")
+            hour = time_of_day(str(source.dataset.get(f"{name}Time") or ""))[:6].ljust(6, "0")
             return datetime.strptime(day + hour, "%Y%m%d%H%M%S")
     return datetime.fromtimestamp(source.path.stat().st_mtime, offset)
 
@@ -251,7 +148,7 @@ def _dated(answer: Any, moment: datetime) -> None:
 
 
 def _same_dimensions(answer: Any) -> None:
-    """Dimension Organization UID, which highdicom draws by chance."""
+    """Dimension Organization UID, made from the object's own (PS3.3 C.7.6.17)."""
     if "DimensionOrganizationSequence" not in answer:
         return
     uid = derived(answer.SOPInstanceUID, "dimensions")

@@ -41,6 +41,11 @@ class LabelVolume:
     paths: Sequence[Path]
     names: Mapping[int, str]
 
+    @property
+    def values(self) -> list[int]:
+        """The labels that mean something, in order."""
+        return sorted(value for value in self.names if value)
+
     def frame(self, index: int) -> int:
         """Which frame of its file a slice is: they are counted where one file has several."""
         return self.paths[:index].count(self.paths[index])

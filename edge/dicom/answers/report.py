@@ -9,35 +9,36 @@ import numpy as np
 
 from edge import __version__
 from edge.dicom.answers import codes
-from edge.dicom.answers.dress import MANUFACTURER, dress, engine_facts, identity
+from edge.dicom.answers.dress import MANUFACTURER, blank, dress, engine_facts, evidence
 from edge.dicom.answers.finding import Inference, LabelVolume
 from edge.dicom.answers.observation import Observation, Region, observe
-from edge.dicom.answers.source import ANY_IMAGE, Source, Sources
+from edge.dicom.answers.source import Source, Sources
 from edge.dicom.answers.uids import derived, tracking_uid
 
 KIND = "sr"
 
+COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
+
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+"""For highdicom, which takes no region of an image of a retired or private class."""
+
 
 def build(inference: Inference, sources: Sources) -> list[Any]:
     """One report of the whole unit of work; also of one in which nothing was found."""
-    from highdicom.sr import ComprehensiveSR, MeasurementReport, ObservationContext
+    from highdicom.sr import MeasurementReport, ObservationContext
 
-    frames = inference.frames()
-    if not frames:
-        return []
     report = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer(inference)),
         procedure_reported=codes.code("363679005", "SCT", "Imaging procedure"),
         imaging_measurements=[*_of_frames(inference, sources), *_of_volume(inference, sources)],
         title=codes.code("126000", "DCM", "Imaging Measurement Report"),
     )
-    answer = ComprehensiveSR(
-        evidence=[source.evidence for source in sources],
-        content=report[0],
-        is_complete=True,
-        specific_character_set=None,
-        **identity(inference, KIND, 1),
-    )
+    answer = blank(COMPREHENSIVE_SR, "SR")
+    answer.update(report[0])
+    answer.CompletionFlag, answer.VerificationFlag = "COMPLETE", "UNVERIFIED"
+    answer.PreliminaryFlag = "PRELIMINARY"
+    answer.PerformedProcedureCodeSequence = answer.ReferencedPerformedProcedureStepSequence = []
+    answer.CurrentRequestedProcedureEvidenceSequence = [evidence(sources)]
     return [dress(answer, KIND, 1, inference, sources)]
 
 
@@ -72,7 +73,7 @@ def _algorithm(inference: Inference) -> Any:
 def _of_frames(inference: Inference, sources: Sources) -> Iterator[Any]:
     """Measurement groups of all frames, in order."""
     algorithm = _algorithm(inference)
-    for found in inference.found:
+    for found in inference.found if inference.volume is None else ():
         source = sources[found.path]
         seen = observe(found.payload, source.columns, source.rows)
         yield from _of_classes(inference.key, source, found.frame, seen, algorithm)
@@ -106,8 +107,9 @@ def _of_region(key: str, source: Source, frame: int, number: int, region: Region
         SourceImageForRegion,
     )
 
-    image = SourceImageForRegion(ANY_IMAGE, source.instance, source.numbers(frame))
+    image = SourceImageForRegion(SECONDARY_CAPTURE, source.instance, source.numbers(frame))
     area = ImageRegion("POLYLINE", outline(region), image)
+    area.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPClassUID = source.sop_class
     if "TotalPixelMatrixRows" in source.dataset:
         area.PixelOriginInterpretation = "FRAME"  # of a tile, not of the whole slide
     uid = tracking_uid(key, source.instance, frame, number)
@@ -127,20 +129,28 @@ def outline(region: Region) -> Any:
 
 
 def _of_volume(inference: Inference, sources: Sources) -> Iterator[Any]:
-    """A group a label: its volume in the patient."""
+    """A group a label: its volume in the patient, and how certain the network is of it."""
     from highdicom.sr import MeasurementsAndQualitativeEvaluations, SourceImageForMeasurementGroup
 
     volume = inference.volume
-    sizes = _millilitres(volume, sources) if volume else {}
-    for value, size in sizes.items():
-        assert volume is not None
+    if volume is None:
+        return
+    sizes = _millilitres(volume, sources)
+    scores = {name: score for found in inference.found for name, score in found.payload.found().items()}
+    for value in volume.values:
+        name = volume.names[value]
+        values = []
+        if value in sizes:
+            values.append(_number(codes.volume(), round(sizes[value], 3), codes.millilitres()))
+        if name in scores:
+            values.append(_certainty(scores[name]))
         yield MeasurementsAndQualitativeEvaluations(
             tracking_identifier=tracking(f"label {value}", derived(inference.key, "label", value)),
-            finding_type=codes.class_code(volume.names[value]),
-            measurements=[_number(codes.volume(), round(size, 3), codes.millilitres())],
+            finding_type=codes.class_code(name),
+            measurements=values,
             algorithm_id=_algorithm(inference),
             source_images=[
-                SourceImageForMeasurementGroup(ANY_IMAGE, source.instance)
+                SourceImageForMeasurementGroup(source.sop_class, source.instance)
                 for source in {path: sources[path] for path in volume.paths}.values()
             ],
         )
@@ -158,14 +168,14 @@ def _millilitres(volume: LabelVolume, sources: Sources) -> dict[int, float]:
     areas = np.array([known[i].spacing[0] * known[i].spacing[1] for i in order])
     counts = [np.bincount(np.ravel(volume.labels[i]), minlength=256) for i in order]
     sizes = (np.array(counts) * (areas * heights)[:, None]).sum(0) / 1000
-    return {value: float(sizes[value]) for value in sorted(volume.names) if value}
+    return {value: float(sizes[value]) for value in volume.values}
 
 
 def _group(source: Source, frame: int, track: Any, finding: Any, values: list[Any], algorithm: Any) -> Any:
     """Measurements of a frame as a whole (TID 1501)."""
     from highdicom.sr import MeasurementsAndQualitativeEvaluations, SourceImageForMeasurementGroup
 
-    image = SourceImageForMeasurementGroup(ANY_IMAGE, source.instance, source.numbers(frame))
+    image = SourceImageForMeasurementGroup(source.sop_class, source.instance, source.numbers(frame))
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=track,
         finding_type=finding,

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.dicom.answers import codes
-from edge.dicom.answers.dress import MANUFACTURER, blank, dress, engine_facts
+from edge.dicom.answers.dress import MANUFACTURER, blank, dress, engine_facts, lossy
 from edge.dicom.answers.finding import Inference
 from edge.dicom.answers.observation import label_of, pixels
 from edge.dicom.answers.source import Plane, Source, Sources
 from edge.dicom.answers.uids import derived
+from edge.tasks import drawing
 from edge.tasks.segment import Mask
 from edge.types import Array
 
@@ -28,8 +29,6 @@ BY_POSITION = (0x00200032, 0x00209113)
 
 BY_ORDER = (0x00209057, 0x00209111)
 """In-Stack Position Number in Frame Content Sequence: of frames without a place, or at the same one."""
-
-COLORS = ((178, 86, 233), (0, 159, 230), (115, 190, 0), (66, 228, 240), (167, 121, 204), (0, 94, 213))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +73,7 @@ def build(inference: Inference, sources: Sources) -> list[Any]:
 def _layers(inference: Inference, sources: Sources) -> tuple[list[str], list[Layer]]:
     """What each segment is, by number from 1, and the labels of every frame."""
     if (volume := inference.volume) is not None:
-        values = sorted(value for value in volume.names if value)
+        values = volume.values
         numbers = np.zeros(256, np.uint8)
         numbers[values] = range(1, len(values) + 1)
         slices = zip(volume.paths, volume.labels, strict=True)
@@ -118,7 +117,7 @@ def _image_pixel(answer: Any, source: Source) -> None:
     answer.SamplesPerPixel, answer.PhotometricInterpretation = 1, "MONOCHROME2"
     answer.BitsAllocated = answer.BitsStored = 1
     answer.HighBit = answer.PixelRepresentation = 0
-    answer.LossyImageCompression = "01" if source.dataset.get("LossyImageCompression") == "01" else "00"
+    lossy(answer, source)
     answer.BurnedInAnnotation = "NO"
     answer.SegmentationType, answer.SegmentsOverlap = "BINARY", "NO"
     answer.ContentLabel, answer.ContentDescription, answer.ContentCreatorName = "MASKS", None, None
@@ -145,6 +144,7 @@ def _segment(number: int, name: str, inference: Inference) -> Any:
     from highdicom.seg import SegmentDescription
 
     engine = inference.engine
+    blue, green, red = drawing.color_of(number - 1)
     concept = codes.class_code(name)
     known = concept.scheme_designator != codes.SCHEME
     return SegmentDescription(
@@ -160,7 +160,7 @@ def _segment(number: int, name: str, inference: Inference) -> Any:
             source=MANUFACTURER,
             parameters=engine_facts(inference),
         ),
-        display_color=CIELabColor.from_rgb(*COLORS[(number - 1) % len(COLORS)]),
+        display_color=CIELabColor.from_rgb(red, green, blue),
         tracking_uid=derived(inference.key, "segment", number),
         tracking_id=codes.text(name),
     )

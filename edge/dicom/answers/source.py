@@ -20,22 +20,6 @@ from edge.errors import InputError
 
 Vector = tuple[float, ...]
 
-ANY_IMAGE = "1.2.840.10008.5.1.4.1.1.7"
-"""The class that highdicom is told all sources are of (Secondary Capture): it refuses retired and private
-ones. `dress` puts the right ones into the references."""
-
-EMPTY = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-)
-"""What highdicom asks of a source; it is given nothing of the patient, and `dress` copies that afterwards."""
-
 
 @dataclass(frozen=True, slots=True)
 class Plane:
@@ -133,24 +117,9 @@ class Source:
             item.ReferencedFrameNumber = [frame + 1 for frame in frames]
         return item
 
-    def numbers(self, *frames: int) -> list[int] | None:
-        """Frame numbers as DICOM counts them, from 1; None for an object of one frame (PS3.3 10.3)."""
-        return [frame + 1 for frame in frames] if self.frames > 1 else None
-
-    @cached_property
-    def evidence(self) -> Any:
-        """A data set that highdicom can refer to: this object without patient, time and pixels."""
-        from pydicom import Dataset
-
-        item = Dataset()
-        item.SOPClassUID, item.SOPInstanceUID = ANY_IMAGE, self.instance
-        item.StudyInstanceUID, item.SeriesInstanceUID = self.study, self.series
-        item.Rows, item.Columns = self.rows, self.columns
-        if self.frames > 1:
-            item.NumberOfFrames = self.frames
-        for keyword in EMPTY:
-            setattr(item, keyword, None)
-        return item
+    def numbers(self, frame: int) -> list[int] | None:
+        """A frame as DICOM counts them, from 1; None where the object has but one (PS3.3 10.3)."""
+        return [frame + 1] if self.frames > 1 else None
 
 
 def _numbers(value: Any, count: int) -> Vector:
