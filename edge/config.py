@@ -31,6 +31,29 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
+class VolumeConfig(Section):
+    """How a series becomes the network's input: resampled around its centre → quantiles cut off → 0–1."""
+
+    depth: PositiveInt = Field(description="size of the input's first axis; the others' is `size`")
+    orientation: str = Field(
+        "LIA",
+        description="where the three axes of the input point to in the patient, one of L R, P A and S I each",
+    )
+    spacing_mm: float = Field(1.0, gt=0, description="size of a voxel of the input")
+    quantiles: tuple[float, float] = Field(
+        (0.05, 0.95), description="of the resampled values: what becomes 0 and 1; those beyond are cut off"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> VolumeConfig:
+        if sorted("RLAPIS".find(letter) // 2 for letter in self.orientation) != [0, 1, 2]:
+            raise ValueError(f"orientation {self.orientation!r} is not three directions, such as LIA or RAS")
+        low, high = self.quantiles
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"quantiles {low:g} and {high:g} do not ascend between 0 and 1")
+        return self
+
+
 class InputConfig(Section):
     """How a picture becomes the network's input tensor: fit → colour order → (pixel · scale − mean) / std."""
 
@@ -55,6 +78,25 @@ class InputConfig(Section):
     std: tuple[float, ...] = Field(
         (1.0,), description="divided by after the mean, one value or one a channel"
     )
+    volume: VolumeConfig | None = Field(
+        None, description="for a network that reads volumes: of the other keys only name, size and channels"
+    )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input without the batch: channels × (depth ×) height × width."""
+        return (self.channels, *([self.volume.depth] if self.volume else []), *self.size)
+
+    @model_validator(mode="after")
+    def _of_volumes(self) -> InputConfig:
+        if self.volume is None:
+            return self
+        if self.channels != 1:
+            raise ValueError("a volume is grey: it needs channels = 1")
+        for name in ("fit", "anchor", "pad", "shorter_side", "color", "scale", "mean", "std"):
+            if getattr(self, name) != InputConfig.model_fields[name].default:
+                raise ValueError(f"{name} is for pictures, and [input.volume] is there: leave it out")
+        return self
 
     @model_validator(mode="after")
     def _per_channel(self) -> InputConfig:
@@ -70,7 +112,7 @@ class InputConfig(Section):
 class SamplesConfig(Section):
     """A folder of pictures, with labels where the task knows how to read them."""
 
-    images: Path = Field(description="folder of images (or DICOM files)")
+    images: Path = Field(description="folder of images (or DICOM files); for volumes, of series")
     labels: Path | None = Field(None, description="the task's label file or folder")
     limit: PositiveInt | None = Field(None, description="use at most this many, in name order")
 
@@ -94,7 +136,7 @@ class TaskConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    kind: str = Field(description="classify, detect, segment or image")
+    kind: str = Field(description="classify, detect, segment, image or segment_volume")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -157,6 +199,12 @@ class ModelConfig(Section):
     profile: ProfileConfig | None = Field(
         None, description="a range of batches and sizes; without it an engine takes one picture of one size"
     )
+
+    @model_validator(mode="after")
+    def _one_volume_at_a_time(self) -> ModelConfig:
+        if self.input.volume is not None and self.profile is not None:
+            raise ValueError("[profile] is for pictures: a network takes one volume of one size")
+        return self
 
     @model_validator(mode="after")
     def _size_in_profile(self) -> ModelConfig:

@@ -30,6 +30,7 @@ from edge.config import (
     QuantizeConfig,
     SamplesConfig,
     TaskConfig,
+    VolumeConfig,
 )
 from edge.precision.facts import NUMBERS, TAGS
 from edge.precision.policy import Between, Condition, Match, Policy, Rule
@@ -105,6 +106,7 @@ def model_config() -> str:
     sections: list[tuple[str, type[BaseModel]]] = [
         ("Top of the file", ModelConfig),
         ("`[input]`", InputConfig),
+        ("`[input.volume]`", VolumeConfig),
         ("`[task]`", TaskConfig),
         *((f'`[task]` with `kind = "{kind}"`', task_settings(kind)) for kind in TASKS),
         ("`[calibration]` and `[evaluation]`", SamplesConfig),

@@ -210,12 +210,12 @@ def _refuse_what_cannot_be_built(model: onnx.ModelProto, path: Path, given: Give
             )
 
 
-def prepare(model: onnx.ModelProto, input_name: str | None, shape: tuple[int, int, int]) -> onnx.ModelProto:
+def prepare(model: onnx.ModelProto, input_name: str | None, shape: tuple[int, ...]) -> onnx.ModelProto:
     """The graph in the form the build works on; see the module's docstring.
 
     Args:
         input_name: what the config calls the picture's tensor; None takes the graph's only input.
-        shape: C × H × W of the picture; the batch becomes 1.
+        shape: C × H × W of the picture, or C × D × H × W of the volume; the batch becomes 1.
 
     Raises:
         ConfigError: the graph has no such input, or its own size contradicts `shape`.
@@ -271,19 +271,37 @@ def input_dims(value: onnx.ValueInfoProto) -> tuple[list[int], bool]:
         raise ConfigError(
             f"input '{value.name}' has {len(dims)} dimensions",
             "a picture needs four: N × C × H × W or N × H × W × C",
-            "volumes and sequences are not supported as picture input",
+            "for a volume, N × C × D × H × W, write a config with [input.volume]",
         )
     channels_last = dims[3] in (1, 3) and dims[1] not in (1, 3)
     return ([dims[0], dims[3], dims[1], dims[2]] if channels_last else dims), channels_last
 
 
-def _fix_input(model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: tuple[int, int, int]) -> None:
+def volume_dims(value: onnx.ValueInfoProto) -> list[int]:
+    """Sizes of a volume input as N, C, D, H, W (0 where dynamic).
+
+    Raises:
+        ConfigError: it does not have five dimensions.
+    """
+    dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
+    if len(dims) != 5:
+        raise ConfigError(
+            f"input '{value.name}' has {len(dims)} dimensions",
+            "a volume needs five: N × C × D × H × W",
+            "leave out [input.volume] if it takes pictures",
+        )
+    return dims
+
+
+def _fix_input(model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
     """Give the input its size; a graph with channels last gets a Transpose in front."""
-    found, channels_last = input_dims(value)
+    found, channels_last = input_dims(value) if len(shape) == 3 else (volume_dims(value), False)
     wanted = (1, *shape)
-    for size, want, what in zip(found, wanted, ("batch", "channels", "height", "width"), strict=True):
+    axes = ("batch", "channels", *(["depth"] if len(shape) == 4 else []), "height", "width")
+    for size, want, what in zip(found, wanted, axes, strict=True):
         if size not in (0, want):
-            key = {"channels": "`channels`", "batch": "a batch of 1 at export"}.get(what, "`size`")
+            keys = {"channels": "`channels`", "batch": "a batch of 1 at export", "depth": "`volume.depth`"}
+            key = keys.get(what, "`size`")
             raise ConfigError(
                 f"input '{value.name}' has {what} {size}, the config says {want}",
                 "the graph was exported with a fixed size",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -56,6 +57,38 @@ class Fit:
     height: int
     source: tuple[slice, slice]
     target: tuple[slice, slice]
+
+
+class Preparation(Protocol):
+    """What a source gives → network input: pictures by `Preprocess`, series by `edge.dicom.conform`."""
+
+    config: InputConfig
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input: channels × (depth ×) height × width."""
+        ...
+
+    def into(self, given: Any, out: Planes, /) -> Any:
+        """Write a picture or series into `out`, wholly; where it lies there, as the task needs to know it.
+
+        Raises:
+            InputError: it is not what the network reads, or cannot be read.
+        """
+        ...
+
+    def batch(self, given: Sequence[Any], /) -> tuple[Planes, list[Any]]:
+        """Several as a fresh array, batch first, and where each lies in it."""
+        ...
+
+
+def preparation(config: InputConfig) -> Preparation:
+    """The way into an input of this config."""
+    if config.volume is None:
+        return Preprocess(config)
+    from edge.dicom.conform import Conform
+
+    return Conform(config, config.volume)
 
 
 class Preprocess:

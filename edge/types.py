@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from edge.dicom.volume import Volume
 
 Image = NDArray[np.uint8]
 """H × W × 3, BGR (OpenCV's order), 0–255."""
@@ -40,6 +43,7 @@ class Frame:
         truth: the right answer where the source knows it (test patterns), in the task's own form.
         flags: what is wrong with the picture: `frozen`, `black`, `overexposed`, `smeared`.
         thumb: a small grey copy (`edge.stream.thumb`), where something is decided by it.
+        volume: the series that `image` is the middle slice of, where a whole one is looked at.
     """
 
     feed: str
@@ -53,6 +57,7 @@ class Frame:
     truth: Array | None = None
     flags: tuple[str, ...] = ()
     thumb: Array | None = None
+    volume: Volume | None = None
 
 
 class Payload(Protocol):

@@ -30,7 +30,7 @@ from edge.build.site import Site, find_site, gpu_of, obstacle
 from edge.build.verify import Reference
 from edge.build.workshop import Made, Workshop
 from edge.config import ModelConfig
-from edge.errors import GateError
+from edge.errors import GateError, ModelError
 from edge.machine import Machine
 from edge.manifest import Entry, Manifest, PlanEntry, Tensor
 from edge.precision import calibrate, equalize, placement
@@ -160,8 +160,8 @@ def open_workshop(
     config = inputs.config
     reset_peak()
     reporter.step("prepare the graph", 0, 0)
-    shape = (config.input.channels, *config.input.size)
-    model = graph.prepare(graph.read(config.onnx, config.quantize.given), config.input.name, shape)
+    source = graph.read(config.onnx, config.quantize.given)
+    model = graph.prepare(source, config.input.name, config.input.shape)
     index = graph.Graph(model)
     shapes = profiles.input_shapes(config)
     if shapes is not None:
@@ -171,7 +171,7 @@ def open_workshop(
     path.write_bytes(graph.serialize(model))
     engine = backend("onnxruntime").load(path, EngineOptions(exact=has_quantizers(model)))
     try:
-        quantized = any(job.variant != "exact" for job in jobs)
+        quantized = config.input.volume is None and any(job.variant != "exact" for job in jobs)
         chooser = None
         if quantized:
             cache = store.root / config.name / ".calibration" / inputs.measured(machine)
@@ -292,6 +292,8 @@ def _make(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Machi
     shop.progress(f"plan {job.label}", 0, 0)
 
     def make() -> Entry:
+        if inputs.config.input.volume is not None:
+            _refuse_for_volumes(job)
         if job.target.is_gpu:
             made = make_for_gpu(shop, job.target, job.variant, job.builder, job.label, job.site)
         else:
@@ -305,6 +307,18 @@ def _make(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Machi
     return dataclasses.replace(
         attempted(job.identity(inputs.config.name), make), warnings=_warnings(job, shop)
     )
+
+
+def _refuse_for_volumes(job: Job) -> None:
+    """
+    Raises:
+        ModelError: engines for volumes are made for processors, in the carrier alone.
+    """
+    what = f"cannot build {job.label}: the model reads volumes"
+    if job.target.is_gpu:
+        raise ModelError(what, "they run on a processor, and on no GPU yet", "give --targets cpu")
+    if job.variant not in ("fast", "exact"):
+        raise ModelError(what, "their weights are not quantized yet", "give --variants exact")
 
 
 def _warnings(job: Job, shop: Workshop) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from edge.precision.given import has_quantizers
 from edge.precision.numerics import PRECISION, QMAX
 from edge.precision.policy import QUANTIZED, WEIGHT_ONLY
 from edge.precision.sessions import observer
-from edge.preprocess import Preprocess
+from edge.preprocess import preparation
 from edge.tasks import Sample, Task
 from edge.tasks.outputs import TAIL
 from edge.types import Array
@@ -142,8 +142,7 @@ def verify(
     samples = _samples(task, config, evaluation)
     pictures = task.samples(SamplesConfig(images=calibration)) if calibration else ()
     progress("prepare the fp32 graph", 0, 0)
-    shape = (config.input.channels, *config.input.size)
-    model = prepare(read(config.onnx, config.quantize.given), config.input.name, shape)
+    model = prepare(read(config.onnx, config.quantize.given), config.input.name, config.input.shape)
     with tempfile.TemporaryDirectory(prefix="edge-verify-") as folder:
         fp32 = Path(folder) / "fp32.onnx"
         fp32.write_bytes(serialize(model))
@@ -343,7 +342,7 @@ def _feeds(
     name: str, config: ModelConfig, pictures: Sequence[Sample], progress: Progress
 ) -> Iterator[dict[str, Array]]:
     """Pictures as network inputs."""
-    task, preprocess = tasks.create(config), Preprocess(config.input)
+    task, preprocess = tasks.create(config), preparation(config.input)
     for index, sample in enumerate(pictures):
         tensor, _ = preprocess.batch([task.network_image(sample)])
         yield {name: tensor}

@@ -25,6 +25,7 @@ from edge.precision.histogram import Histogram
 from edge.precision.search import Found
 from edge.tasks import Task
 from edge.tasks.image import Picture
+from edge.tasks.samples import as_picture
 from edge.types import Array, Image, Payload
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Samples:
             return
         fp32 = self.task.postprocess(case.outputs, 0, case.placement)
         engine = self.task.postprocess(outputs, 0, case.placement)
-        image = self.task.network_image(case.sample)
+        image = as_picture(self.task.network_image(case.sample))
         self.worst.append(Shown(name, divergence, image, fp32, engine))
         self.worst.sort(key=lambda shown: -shown.divergence)
         del self.worst[WORST:]

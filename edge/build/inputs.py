@@ -22,9 +22,10 @@ from edge.precision.calibrate import fingerprint
 from edge.precision.plan import Variant
 from edge.precision.policy import NOTHING, Policy, load_policy
 from edge.precision.sensitivity import Probe
-from edge.preprocess import Preprocess
+from edge.preprocess import preparation
 from edge.targets import ComputeCapability, Target
 from edge.tasks import Sample, Task
+from edge.tasks.samples import content_sha256
 
 HELD_OUT = 4
 """Without an evaluation set every fourth calibration sample is held out for verification."""
@@ -58,7 +59,7 @@ class Inputs:
 
     def probes(self, input_name: str, samples: Sequence[Sample]) -> Iterator[Probe]:
         """Samples as network inputs, one at a time."""
-        preprocess = Preprocess(self.config.input)
+        preprocess = preparation(self.config.input)
         for sample in samples:
             tensor, (placement,) = preprocess.batch([self.task.network_image(sample)])
             yield Probe(sample, {input_name: tensor}, placement)
@@ -153,7 +154,7 @@ def gather(config: ModelConfig) -> Inputs:
 
 
 def _contents(samples: Sequence[Sample]) -> set[str]:
-    return {sha256(sample.path.read_bytes()) for sample in samples}
+    return {content_sha256(sample.path) for sample in samples}
 
 
 def _refuse_unlabelled(config: ModelConfig, samples: Sequence[Sample]) -> None:
@@ -202,7 +203,7 @@ def split_by_content(samples: Sequence[Sample]) -> tuple[list[Sample], list[Samp
 
     A set that is too small serves as both.
     """
-    ordered = sorted(samples, key=lambda sample: sha256(sample.path.read_bytes()))
+    ordered = sorted(samples, key=lambda sample: content_sha256(sample.path))
     if len(ordered) < 2 * SEARCHED:
         return ordered, ordered
     count = min(len(ordered) // SEARCHED, MOST_SEARCHED)
@@ -213,7 +214,7 @@ def _labelled_sha256(samples: Sequence[Sample]) -> str:
     """Hash of pictures and labels, in this order."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(hashlib.sha256(sample.path.read_bytes()).digest())
+        digest.update(bytes.fromhex(content_sha256(sample.path)))
         digest.update(_label_bytes(sample.label))
     return digest.hexdigest()
 

@@ -80,7 +80,9 @@ class _Workbench:
             self._add(chosen.plan.label, chosen)
             return
         self._add("fp32", self.shop.chosen(self.target, "exact", running(self.shop, self.target), self.label))
-        if self.variant == "fast" and chooser is not None:
+        if self.variant == "fast" and self.shop.config.input.volume is not None:
+            self.refused.append("int8 left out: volumes are not calibrated yet")
+        elif self.variant == "fast" and chooser is not None:
             for scheme in self.target.int8_activations:
                 self._add_quantized(chooser, scheme)
 

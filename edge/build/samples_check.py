@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 
 from edge.build.inputs import HELD_OUT, Inputs
+from edge.tasks.samples import as_picture
 from edge.types import Image
 
 FEWEST, DEPENDABLE = 8, 16
@@ -24,7 +25,7 @@ def warnings(inputs: Inputs) -> tuple[str, ...]:
     different: set[str] = set()
     plain: list[str] = []
     for sample in looked_at:
-        image = inputs.task.network_image(sample)
+        image = as_picture(inputs.task.network_image(sample))
         different.add(hashlib.sha256(image.tobytes()).hexdigest())
         plain += [sample.path.name] if _is_plain(image) else []
     found = []

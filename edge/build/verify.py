@@ -17,7 +17,7 @@ from edge.build.scoring import Score, Scores, standard_error
 from edge.config import GateConfig, InputConfig
 from edge.errors import ModelError
 from edge.manifest import Accuracy, OutputAccuracy
-from edge.preprocess import Placement, Preprocess
+from edge.preprocess import Placement, preparation
 from edge.tasks import Sample, Task
 from edge.types import Array
 
@@ -68,7 +68,7 @@ class Reference:
     ) -> None:
         self.task, self.count, self.folder = task, len(samples), folder
         self.labelled = believed or any(sample.label is not None for sample in samples)
-        preprocess = Preprocess(config)
+        preprocess = preparation(config)
         scores = Scores(task, self.count, folds=not believed)
         for index, sample in enumerate(samples):
             tensor, (placement,) = preprocess.batch([task.network_image(sample)])

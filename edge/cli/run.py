@@ -117,6 +117,9 @@ def run(args: argparse.Namespace) -> int:
         _check_outputs(args, stream, feeds)
         network = _open_network(stream.engine, any(feed.live for feed in feeds), args.serial)
         opened.callback(network.close)
+        if network.reads_volumes:
+            for feed in feeds:
+                feed.give_volumes()
         network.warm_up()
         if network.engine.takes_pictures:
             # Driver calls let go of Python's lock; a reader in pure Python would hold on to it for 5 ms.

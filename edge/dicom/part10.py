@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
@@ -18,3 +19,10 @@ def is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
+
+
+def dicom_files(folder: Path) -> Iterator[Path]:
+    """Those at any depth; hidden files and folders are left out."""
+    for file in folder.rglob("*"):
+        if is_dicom(file) and not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            yield file

@@ -27,6 +27,7 @@ class Place:
     path: Path
     series: str = ""
     position: float = 0.0
+    frames: int = 1
 
 
 @dataclass
@@ -152,11 +153,13 @@ def place_of(path: Path) -> Place:
         raise missing_package("pydicom", "dicom", "reading DICOM files") from e
 
     wanted = ["SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient"]
+    wanted += ["NumberOfFrames"]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about values that are odd but can be read
             data = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=wanted)
-            return Place(path, str(data.get("SeriesInstanceUID", "")), _position(data))
+            frames = int(data.get("NumberOfFrames") or 1)
+            return Place(path, str(data.get("SeriesInstanceUID", "")), _position(data), frames)
     except Exception:  # hostile headers raise whatever the parser met; opening the file will say it properly
         return Place(path)
 

@@ -123,6 +123,12 @@ class GreyTransform:
         )
         return values * float(slope) + float(intercept)
 
+    def values(self, stored: Array) -> Values:
+        """The modality values of a frame, NaN where there is padding."""
+        scaled = self.scaled(stored, [])
+        scaled[_padding(self.dataset, [])(stored)] = np.nan
+        return scaled
+
     def ends(self, stored: Array) -> list[float]:
         """The lowest and the highest modality value of a frame, padding left out; empty if none is left."""
         present = _present(stored)

@@ -20,6 +20,7 @@ from edge.precision import kept
 from edge.precision.histogram import BINS, Histogram
 from edge.precision.ranges import Range, choose
 from edge.precision.watch import Watch
+from edge.tasks.samples import content_sha256
 from edge.types import Array
 
 Progress = Callable[[int, int], None]
@@ -72,8 +73,8 @@ class Calibration:
 
 
 def fingerprint(graph_sha256: str, files: Sequence[Path], settings: str) -> str:
-    """Hash of everything that determines the ranges: graph, sample files (as a set), preprocessing."""
-    digests = sorted(hashlib.sha256(f.read_bytes()).hexdigest() for f in files)
+    """Hash of everything that determines the ranges: graph, samples (as a set), preprocessing."""
+    digests = sorted(content_sha256(f) for f in files)
     return hashlib.sha256("\n".join((graph_sha256, settings, *digests)).encode()).hexdigest()
 
 

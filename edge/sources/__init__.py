@@ -38,7 +38,7 @@ from edge.errors import InputError, UsageError, nearest
 from edge.types import Array, Image, Result
 
 if TYPE_CHECKING:
-    from edge.dicom.volume import Series
+    from edge.dicom.volume import Volume
 
 SOURCES = {
     "images": "edge.sources.images",
@@ -88,7 +88,7 @@ class Picture:
     pts: float | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     truth: Array | None = None
-    volume: Series | None = None
+    volume: Volume | None = None
     luma: Array | None = None
     narrow: bool = False
 

@@ -3,17 +3,17 @@ slices come in the order of the anatomy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.dicom.part10 import is_dicom
+from edge.dicom.part10 import dicom_files, is_dicom
 from edge.errors import InputError
 from edge.sources import Address, Picture, exists
 from edge.sources.images import is_picture, natural
 
 if TYPE_CHECKING:
     from edge.dicom import DicomImage
+    from edge.sources.volumes import Volumes
 
 SLOWEST, FASTEST = 0.01, 1000.0
 """Frames a second of a clock that is believed; no video encoder opens with a rate far below or above."""
@@ -26,14 +26,7 @@ def claims(path: Path) -> bool:
     files = list(path.iterdir())
     if any(is_dicom(file) for file in files if not file.name.startswith(".")):
         return True
-    return not any(map(is_picture, files)) and any(_inside(path))
-
-
-def _inside(folder: Path) -> Iterator[Path]:
-    """DICOM files at any depth; hidden files and folders are left out."""
-    for file in folder.rglob("*"):
-        if is_dicom(file) and not any(part.startswith(".") for part in file.relative_to(folder).parts):
-            yield file
+    return not any(map(is_picture, files)) and any(dicom_files(path))
 
 
 def open(address: Address, realtime: bool) -> DicomFiles:
@@ -63,7 +56,7 @@ class DicomFiles:
 
         if not exists(path):
             raise InputError(f"cannot read {path}", "there is no such file or folder", "check the path")
-        files = sorted(_inside(path), key=_by_name) if path.is_dir() else [path]
+        files = sorted(dicom_files(path), key=_by_name) if path.is_dir() else [path]
         if not files:
             raise InputError(f"cannot read {path}", "it holds no DICOM file", "check the folder")
         self.label = "dicom"  # and not the name of the file, in which people write names of patients
@@ -110,6 +103,12 @@ class DicomFiles:
         pts = self._elapsed + times[index] if times else None
         meta = {"file": current.path.name, **current.meta(index), "transforms": list(transforms)}
         return Picture(image, pts, meta)
+
+    def volumes(self) -> Volumes:
+        """The same files as series, each a volume."""
+        from edge.sources.volumes import Volumes
+
+        return Volumes(self.label, self._files)
 
     def _named(self, error: InputError) -> InputError:
         """The error, with the files that it names."""

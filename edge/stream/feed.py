@@ -113,6 +113,18 @@ class Feed:
         self.account.read()
         self.account.fail("capture")
 
+    def give_volumes(self) -> None:
+        """Before the run: its source is to give whole series instead of pictures.
+
+        Raises:
+            UsageError: it has none.
+        """
+        if self.source is not None:
+            self.source = _as_volumes(self.source, self.name)
+            self.fps = self.source.fps
+        elif (opener := self.opener) is not None:
+            self.opener = lambda: _as_volumes(opener(), self.name)
+
     def miss(self, meta: Mapping[str, Any], cause: str) -> None:
         """Tell a source that wants to know that a frame of it ends without a result."""
         if self.outcomes is not None:
@@ -124,6 +136,15 @@ class Feed:
             self.source.close()
         if self.outcomes is not None:
             self.outcomes.close()
+
+
+def _as_volumes(source: Source, name: str) -> Source:
+    if not hasattr(source, "volumes"):
+        raise UsageError(
+            f"feed {name} gives pictures", "the model reads volumes", "give a folder of DICOM slices"
+        )
+    volumes: Source = source.volumes()
+    return volumes
 
 
 def open_feed(config: FeedConfig, taken: Sequence[str] = ()) -> Feed:

@@ -31,7 +31,7 @@ from edge.types import Array, EngineId, Frame, Image, Payload
 if TYPE_CHECKING:
     from edge.machine import Machine
     from edge.manifest import Entry, Manifest
-    from edge.preprocess import Placement, Preprocess
+    from edge.preprocess import Placement, Preparation
     from edge.store import Store
     from edge.tasks import Task
 
@@ -70,7 +70,7 @@ class Network:
         self,
         id: EngineId,
         engine: Engine,
-        preprocess: Preprocess | None = None,
+        preprocess: Preparation | None = None,
         task: Task | None = None,
         input_name: str = "",
         reopen: Callable[[], Engine] | None = None,
@@ -83,6 +83,11 @@ class Network:
         self.input_name, self.patience = input_name, patience
         self._reopen, self._count = reopen, slots
         self._slots: list[Slot] = []
+
+    @property
+    def reads_volumes(self) -> bool:
+        """Whether it looks at whole series instead of pictures."""
+        return self.preprocess is not None and self.preprocess.config.volume is not None
 
     @property
     def batch(self) -> int:
@@ -117,7 +122,9 @@ class Network:
             return None
         if self.engine.takes_pictures:
             return cast(PictureSlot, slot).place(index, frame.image)
-        return self.preprocess.into(frame.image, slot.inputs[self.input_name][index])
+        given = frame.image if frame.volume is None else frame.volume
+        place: Placement = self.preprocess.into(given, slot.inputs[self.input_name][index])
+        return place
 
     def interpret(self, outputs: Mapping[str, Array], placement: Placement | None, index: int = 0) -> Payload:
         """What the outputs say about picture `index` of the batch."""
@@ -126,7 +133,12 @@ class Network:
         return self.task.postprocess(outputs, index, placement)
 
     def warm_up(self) -> None:
-        """Run empty batches through every slot: the first ones allocate, compile, and record CUDA graphs."""
+        """Run empty batches through every slot: the first ones allocate, compile, and record CUDA graphs.
+
+        Not for volumes: an empty one takes as long as any, and the first is no slower than those after it.
+        """
+        if self.reads_volumes:
+            return
         for slot in self.slots():
             for _ in range(WARM_UP):
                 self._place_black(slot)
@@ -221,7 +233,7 @@ def open_network(
         StoreError: the engine file is not what the manifest says.
     """
     from edge import tasks
-    from edge.preprocess import Preprocess
+    from edge.preprocess import preparation
 
     manifest = entry.manifest
     config = validate(ModelConfig, manifest.config, f"the config in {entry.path / 'manifest.json'}")
@@ -232,6 +244,8 @@ def open_network(
         outputs=streamed(tensor.name for tensor in manifest.outputs),
         expected=_expectation(manifest),
     )
+    if config.input.volume is not None:
+        options, slots = _one_at_a_time(options), 1
 
     name = runtime or manifest.backend
 
@@ -241,7 +255,7 @@ def open_network(
     engine = load()
     try:
         input_name = _input_name(engine, config.input, manifest.model)
-        preprocess, task = Preprocess(config.input), tasks.create(config)
+        preprocess, task = preparation(config.input), tasks.create(config)
     except BaseException:
         engine.close()
         raise
@@ -268,7 +282,7 @@ def _input_name(engine: Engine, config: InputConfig, model: str) -> str:
             f"model '{model}': input {config.name!r}", f"the engine's inputs are {', '.join(names)}"
         )
     spec = engine.inputs[names.index(name)]
-    wanted = (config.channels, *config.size)
+    wanted = config.shape
     open_size = spec.shape[1:] == (config.channels, "height", "width")
     if not (spec.shape[1:] == wanted or open_size) or spec.dtype != "float32":
         raise ModelError(
@@ -293,6 +307,11 @@ def engine_options(threads: int, live: bool, serial: bool) -> EngineOptions:
     if live or serial:
         return EngineOptions(threads=threads, spin=not live)
     return EngineOptions(threads=max(1, threads - 1), streams=2, in_order=False)
+
+
+def _one_at_a_time(options: EngineOptions) -> EngineOptions:
+    """All threads on one volume: two side by side would take gigabytes each, and end no earlier."""
+    return replace(options, threads=max(1, options.threads + options.streams - 1), streams=1)
 
 
 def usable_cores() -> int:

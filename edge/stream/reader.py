@@ -304,6 +304,7 @@ class Reader(threading.Thread):
             picture.truth,
             flags,
             glance.thumb if feed.gate is not None else None,
+            picture.volume,
         )
         feed.reader_count += 1
         return frame

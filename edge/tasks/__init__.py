@@ -20,18 +20,20 @@ from edge.types import Array, Image, Payload
 
 if TYPE_CHECKING:
     from edge.build.tails import TailWriter
+    from edge.dicom.volume import Volume
 
 TASKS = {
     "classify": "edge.tasks.classify",
     "detect": "edge.tasks.detect",
     "segment": "edge.tasks.segment",
     "image": "edge.tasks.image",
+    "segment_volume": "edge.tasks.segment_volume",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture of a calibration or evaluation set."""
+    """One picture of a calibration or evaluation set, or one series in a folder of its own."""
 
     path: Path
     label: Any = None
@@ -64,7 +66,7 @@ class Task(Protocol):
 
     kind: str
     metric: str
-    """Name of the accuracy figure, higher is better: top1 (%), ap (%), f1 (0–1), psnr_y (dB)."""
+    """Name of the accuracy figure, higher is better: top1 (%), ap (%), f1 (0–1), psnr_y (dB), dice (0–1)."""
 
     def samples(self, config: SamplesConfig) -> Sequence[Sample]:
         """The set's pictures in name order, labelled if `config.labels` (or the folder's layout) says how.
@@ -74,8 +76,9 @@ class Task(Protocol):
         """
         ...
 
-    def network_image(self, sample: Sample) -> Image:
-        """The picture as a camera would have delivered it (image-to-image makes its degraded input here)."""
+    def network_image(self, sample: Sample) -> Image | Volume:
+        """The picture as a camera would have delivered it (image-to-image makes its degraded input here); of
+        a task on volumes the series, whose placement is an `edge.dicom.conform.Conformed`."""
         ...
 
     def tail(self) -> Tail | None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from edge.config import SamplesConfig
-from edge.dicom.part10 import SUFFIXES, is_dicom
+from edge.dicom.part10 import SUFFIXES, dicom_files, is_dicom
 from edge.errors import InputError
 from edge.tasks import Sample
 from edge.types import Image
+
+if TYPE_CHECKING:
+    from edge.dicom.volume import Volume
 
 PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
@@ -31,6 +35,45 @@ def find_samples(config: SamplesConfig, label: Callable[[Path], Any] | None = No
     if config.labels and config.images in config.labels.parents:  # masks in a folder below their pictures
         paths = [path for path in paths if config.labels not in path.parents]
     return [Sample(path, label(path) if label else None) for path in paths[: config.limit]]
+
+
+def find_series(config: SamplesConfig, suffix: str) -> list[Sample]:
+    """The folder and those below that hold DICOM files, each a series, in the order of their relative names.
+
+    Args:
+        suffix: of label files: those of the folder `a/b` are `a/b.npy` in `config.labels`, where they exist.
+
+    Raises:
+        InputError: the folder cannot be read, or holds no DICOM file.
+    """
+    root = config.images
+    if not root.is_dir():
+        why = "it is a file" if root.exists() else "there is no such folder"
+        raise InputError(f"cannot read the folder of series {root}", why, "check the path")
+    folders = sorted({path.parent for path in dicom_files(root)})
+    if not folders:
+        raise InputError(f"no series in {root}", "none of its files is a DICOM file", "check the path")
+    return [Sample(folder, _labels_of(folder, config, suffix)) for folder in folders[: config.limit]]
+
+
+def _labels_of(folder: Path, config: SamplesConfig, suffix: str) -> Path | None:
+    if config.labels is None:
+        return None
+    name = folder.relative_to(config.images) if folder != config.images else Path(folder.name)
+    labels = config.labels / name.with_name(name.name + suffix)
+    return labels if labels.is_file() else None
+
+
+def content_sha256(path: Path) -> str:
+    """Hash of a sample: of the file, or of the DICOM files of a series's folder, whatever they are called."""
+    files = [path] if path.is_file() else [file for file in dicom_files(path) if file.parent == path]
+    digests = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    return digests[0] if path.is_file() else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def as_picture(given: Image | Volume) -> Image:
+    """What a sample shows to people: of a series the middle slice."""
+    return given if isinstance(given, np.ndarray) else given.picture()[0]
 
 
 def find_pictures(folder: Path) -> list[Path]:
