@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from edge.cli.status import following
+from edge.cli.stopping import stopping
 from edge.cli.stream_options import stream_config
-from edge.errors import EXIT_INTERRUPTED, EdgeError, InputError, RuntimeFault, UsageError
+from edge.errors import EdgeError, InputError, RuntimeFault, UsageError
 
 if TYPE_CHECKING:
     from edge.privacy import Privacy
@@ -111,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     stream = stream_config(args)
     _check(args, stream)
     stop = threading.Event()
-    with ExitStack() as opened, ExitStack() as unread, _signals(stop):
+    with ExitStack() as opened, ExitStack() as unread, stopping(stop):
         privacy = _privacy(stream)
         feeds = _open_feeds(stream, unread)
         _check_outputs(args, stream, feeds)
@@ -278,26 +276,6 @@ def _open_sinks(stream: StreamConfig, feeds: list[Feed]) -> list[tuple[str, Sink
             before.close()
         raise
     return sinks
-
-
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM end the run in good order; a second one ends the process at once."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(EXIT_INTERRUPTED)
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _report(args: argparse.Namespace, data: dict[str, Any]) -> None:
