@@ -8,6 +8,9 @@ from typing import Any, cast
 from pynetdicom import AE
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
+QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+"""Linux has it; it holds for a while, and is set anew each time."""
+
 
 class ClientSocket(AssociationSocket):
     """The connection of an association that this side asks for."""
@@ -18,6 +21,8 @@ class ClientSocket(AssociationSocket):
         connection = cast(socket.socket, self.socket)
         try:
             connection.settimeout(association.connection_timeout)
+            # command and data set go out one after the other: the second would wait for a delayed ACK
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.tls_args:
                 context, name = self.tls_args
                 connection = self.socket = context.wrap_socket(connection, server_hostname=name)
@@ -34,6 +39,12 @@ class ClientSocket(AssociationSocket):
         finally:
             self.provider_queue.put(primitive)
             self._ready.set()
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """So many bytes; acknowledged at once, since a peer may wait for that before it sends the rest."""
+        if self.socket is not None and QUICK_ACK is not None:
+            self.socket.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 1)
+        return super().recv(nr_bytes)
 
     def _shutdown_socket(self) -> None:
         connection = self.socket
