@@ -23,6 +23,9 @@ Fragment = tuple[int, int]
 
 ITEM = (0xFFFE, 0xE000)
 
+DELIMITER = b"\xfe\xff\xdd\xe0"
+"""Of a sequence, little endian: all encapsulated syntaxes are."""
+
 END_OF_IMAGE = b"\xff\xd9"
 """Ends a codestream of JPEG, JPEG-LS and JPEG 2000."""
 
@@ -140,6 +143,14 @@ def _fragments(file: BinaryIO, offset: int) -> Iterator[Fragment]:
             return
         yield offset + 8, min(length, end - offset - 8)
         offset += 8 + length
+
+
+def ends_with_delimiter(file: BinaryIO, offset: int) -> bool:
+    """Whether encapsulated pixel data that begins at `offset` goes on to its delimiter (PS3.5 A.4)."""
+    for begin, length in _fragments(file, offset):
+        offset = begin + length
+    file.seek(offset)
+    return file.read(4) == DELIMITER
 
 
 def _ends_image(file: BinaryIO, fragment: Fragment) -> bool:

@@ -13,6 +13,7 @@ from edge.sources.images import is_picture, natural
 
 if TYPE_CHECKING:
     from edge.dicom import DicomImage
+    from edge.sources.spooled import Spooled
     from edge.sources.volumes import Volumes
 
 SLOWEST, FASTEST = 0.01, 1000.0
@@ -29,8 +30,9 @@ def claims(path: Path) -> bool:
     return not any(map(is_picture, files)) and any(dicom_files(path))
 
 
-def open(address: Address, realtime: bool) -> DicomFiles:
-    """A file or the DICOM files of a folder and of those inside it, hidden ones left out.
+def open(address: Address, realtime: bool) -> DicomFiles | Spooled:
+    """A file or the DICOM files of a folder and of those inside it, hidden ones left out; with `watch`, also
+    those that are put there later.
 
     Series come one after the other in the order of their first files' paths, each along its normal.
 
@@ -39,9 +41,15 @@ def open(address: Address, realtime: bool) -> DicomFiles:
         UsageError: a setting is unknown.
         InputError: nothing is there, or no DICOM file is; or the file cannot be read.
     """
+    if "watch" in address.query:
+        from edge.sources.watched import WATCH, open_watched
+
+        if address.settings(WATCH)["watch"]:
+            return open_watched(address)
     from edge.dicom.voi import window_of
 
-    return DicomFiles(address.path, realtime, window_of(address.settings({"window": "0"})["window"]))
+    values = address.settings({"window": "0", "watch": False})
+    return DicomFiles(address.path, realtime, window_of(values["window"]))
 
 
 class DicomFiles:

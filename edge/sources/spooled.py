@@ -49,6 +49,7 @@ class Spooled:
 
     Args:
         supply: closed here; the desk outlives the source, until the run has told it of all frames.
+        private: whether the address may hold a patient's name.
     """
 
     live, paced = False, False
@@ -56,8 +57,11 @@ class Spooled:
     truth_kind: str | None = None
     problem: str | None = None
 
-    def __init__(self, label: str, desk: Desk, supply: Supply, window: int | str = 0) -> None:
+    def __init__(
+        self, label: str, desk: Desk, supply: Supply, window: int | str = 0, private: bool = True
+    ) -> None:
         self.label, self.outcomes, self.supply, self._window = label, desk, supply, window
+        self.private = private
         self._case: Case | None = None
         self._frames = Frames([])
 
@@ -115,13 +119,18 @@ def _reason(error: InputError) -> str:
 
 
 def open_spooled(
-    address: Address, label: str, values: Mapping[str, Any], supply: Callable[[Spool], Supply]
+    address: Address,
+    label: str,
+    values: Mapping[str, Any],
+    supply: Callable[[Spool], Supply],
+    private: bool = True,
 ) -> Spooled:
     """A feed of what `supply` brings into the spool that the address names.
 
     Args:
         values: its settings, those of `SETTINGS` among them.
         supply: starts what brings objects.
+        private: whether the address may hold a patient's name.
 
     Raises:
         UsageError: a setting is wrong.
@@ -140,7 +149,7 @@ def open_spooled(
         spool = opened.enter_context(Spool(Path(values["spool"]).expanduser(), marks=marks))
         started = supply(spool)
         opened.pop_all()
-    return Spooled(label, Desk(spool, claiming, keep), started, window_of(values["window"]))
+    return Spooled(label, Desk(spool, claiming, keep), started, window_of(values["window"]), private)
 
 
 def _claiming(address: Address, values: Mapping[str, Any]) -> Claiming:
