@@ -27,7 +27,7 @@ COMMANDS = {
     "doctor": "show what can be compiled and run on this machine",
     "bench": "measure an engine on this machine",
     "worklist": "show which study to look at first",
-    "dicom": "show what the reader does to the pixels of a DICOM file",
+    "dicom": "show, send and receive DICOM files",
     "demo": "build the demo model, stream two feeds, draw a summary",
 }
 

@@ -1,4 +1,4 @@
-"""`edge dicom show FILE`: what the reader does to a file's pixels, and the picture that comes out."""
+"""`edge dicom`: what the reader does to a file's pixels (`show`); the network is in `dicom_network`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from edge.cli.dicom_mask import add_mask
+from edge.cli.dicom_network import add_actions
 
 if TYPE_CHECKING:
     from edge.dicom import DicomImage
@@ -23,14 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--png", type=Path, metavar="OUT", help="write the picture that display and network get")
     add("--json", action="store_true", help="print JSON")
     show.set_defaults(act=_show)
+    add_mask(actions)
+    add_actions(actions)
 
 
 def run(args: argparse.Namespace) -> int:
     """
     Raises:
-        InputError: the file, the frame or the window cannot be shown.
-        MissingPackage: pydicom is not installed.
-        RuntimeFault: the picture cannot be written.
+        UsageError: an address or a setting cannot be.
+        InputError: the file, the frame or the window cannot be shown; there is nothing to send.
+        MissingPackage: pydicom or pynetdicom is not installed.
+        RuntimeFault: the picture cannot be written; an archive did not take everything.
     """
     code: int = args.act(args)
     return code
