@@ -44,24 +44,21 @@ UTF_8 = "ISO_IR 192"
 
 def same_study(answer: Any, source: Source, inference: Inference) -> None:
     """Patient and study as the source has them, byte for byte where its character set is kept."""
+    from pydicom.charset import convert_encodings
     from pydicom.datadict import tag_for_keyword
 
     answer.StudyInstanceUID = source.study
-    for keyword in (*TYPE_2, *OPTIONAL):
-        if keyword in answer:
-            del answer[keyword]
     charset = source.dataset.get("SpecificCharacterSet")
     recoded = not all(map(str.isascii, _our_texts(inference)))
     if recoded:
         charset = UTF_8
     if charset:
         answer.SpecificCharacterSet = charset
-    elif "SpecificCharacterSet" in answer:
-        del answer["SpecificCharacterSet"]
+    answer.set_original_encoding(False, True, convert_encodings(charset))  # elements are written as they are
     for keyword in (*TYPE_2, *OPTIONAL):
         tag = tag_for_keyword(keyword)
         if tag in source.dataset:
-            answer[tag] = source.dataset[tag] if recoded else _as_written(source.dataset, tag)
+            answer[tag] = (_decoded if recoded else _as_written)(source.dataset, tag)
         if keyword in MENDED:
             value = str(answer.get(keyword) or "").strip()
             setattr(answer, keyword, MENDED[keyword](value) or None)
@@ -82,6 +79,14 @@ def _our_texts(inference: Inference) -> Iterable[str]:
         yield from inference.volume.names.values()
     for found in inference.found:
         yield from found.payload.found()
+
+
+def _decoded(dataset: Any, tag: Any) -> Any:
+    """An element as text, without the escape sequences that pydicom leaves in some Chinese names."""
+    element = copy.deepcopy(dataset[tag])
+    if isinstance(element.value, str) or element.VR == "PN":
+        element.value = re.sub(r"\x1b[ -/]+[0-~]", "", str(element.value))
+    return element
 
 
 def _as_written(dataset: Any, tag: Any) -> Any:
