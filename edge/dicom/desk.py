@@ -1,9 +1,10 @@
-"""The desk: a unit of work is taken from the spool, what became of its frames is collected, it is answered.
+"""The desk: a unit of work is taken from the spool, what became of its parts is collected, it is answered.
 
-    claim ─► frames handed out ─► a fate for each ─► answers left in the outbox ─► inferred ─► answered
+    claim ─► parts handed out ─► a fate for each ─► answers left in the outbox ─► inferred ─► answered
 
-The outbox comes first: it knows the unit's key, and a process that dies before the spool knows of the answer
-makes the same one again, which changes nothing there. What was not answered at the end is given back.
+The outbox comes first: it knows the answer's UIDs, which follow from the unit's key, and a process that dies
+before the spool knows of the answer makes the same one again, which changes nothing there. What was not
+answered at the end is given back.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from edge.dicom.case import CAPTURE, Case, Fate, Key
-from edge.errors import EdgeError, RuntimeFault
+from edge.dicom.case import INPUT, Case, Fate, Part
+from edge.errors import EdgeError, InputError, RuntimeFault
 from edge.spool import Claim, LeaseLost, Retention, Spool
 from edge.types import Result
 
 if TYPE_CHECKING:
-    from edge.dicom.answers.finding import Inference
+    from edge.dicom.answers.finding import Inference, LabelVolume
 
 log = logging.getLogger("edge.dicom")
 
@@ -43,9 +45,17 @@ LONGEST_CLOSE = 20.0
 Claiming = Callable[[Spool], Claim | None]
 """Takes the next unit of work: `Spool.claim_object`, or `claim_series` with a quiet time."""
 
-Answering = Callable[["Inference"], None]
-"""Makes the answers to a unit and leaves them where they outlive a power cut; for a key that it knows it does
-nothing. OSError, sqlite3.Error and RuntimeFault mean that it may be possible later."""
+Answering = Callable[[str, Sequence["Inference"]], None]
+"""Makes the answers to the unit of this key and leaves them where they outlive a power cut; for one that it
+knows it does nothing. OSError, sqlite3.Error and RuntimeFault mean that it may be possible later."""
+
+
+@runtime_checkable
+class Volumetric(Protocol):
+    """A finding with a label for every pixel of a stack of slices."""
+
+    def on_slices(self) -> LabelVolume: ...
+
 
 LATER = (sqlite3.Error, RuntimeFault, OSError)
 
@@ -81,7 +91,7 @@ class Desk:
     # ------------------------------------------------------------------ for the source
 
     def take(self, wait: float) -> Case | None:
-        """The next unit whose frames are to be handed out; None where there is none within `wait` seconds."""
+        """The next unit whose parts are to be handed out; None where there is none within `wait` seconds."""
         deadline = time.monotonic() + wait
         while not self._ending.is_set():
             with self._changed:
@@ -96,23 +106,20 @@ class Desk:
                 break
         return None
 
-    def hand_out(self, case: Case, key: Key) -> None:
-        """A frame goes on its way."""
+    def hand_out(self, case: Case, part: Part) -> dict[str, Any]:
+        """A part goes on its way; what its picture has to carry to be known again."""
         with self._changed:
-            case.fates[key] = None
+            case.parts.append(part)
+            case.fates.append(None)
+            unit = {"unit": case.claim.key, "revision": case.claim.revision}
+            return {**unit, "part": len(case.parts) - 1}
 
-    def lose(self, case: Case, key: Key, reason: str) -> None:
-        """A frame could not be read."""
-        with self._changed:
-            case.fates[key] = Fate(cause=CAPTURE, reason=reason)
-
-    def put_aside(self, case: Case, name: str, reason: str) -> None:
-        """An object of the unit could not be opened."""
-        with self._changed:
-            case.unreadable[name] = reason
+    def lose(self, case: Case, part: Part, error: InputError) -> None:
+        """A part could not be read, or the file of it not opened."""
+        self.missed(self.hand_out(case, part), INPUT, error)
 
     def handed_out(self, case: Case) -> None:
-        """All frames of the unit are on their way."""
+        """All parts of the unit are on their way."""
         with self._changed:
             case.handed_out = True
             self._changed.notify_all()
@@ -141,14 +148,17 @@ class Desk:
     def delivered(self, result: Result) -> None:
         self._settle(result.frame.meta, Fate(result.payload, result.engine, result.flags))
 
-    def missed(self, meta: Mapping[str, Any], cause: str) -> None:
-        self._settle(meta, Fate(cause=cause))
+    def missed(self, meta: Mapping[str, Any], cause: str, error: Exception | None = None) -> None:
+        if isinstance(error, InputError):  # whatever the stage: a volume's pixels are read late
+            self._settle(meta, Fate(cause=INPUT, reason=error.why or error.what))
+        else:
+            self._settle(meta, Fate(cause=cause))
 
     def _settle(self, meta: Mapping[str, Any], fate: Fate) -> None:
         with self._changed:
             case = self._cases.get(meta["unit"])
             if case is not None:
-                case.fates[meta["file"], meta["frame_number"]] = fate
+                case.fates[meta["part"]] = fate
                 if case.complete:
                     self._changed.notify_all()
 
@@ -243,20 +253,11 @@ class Desk:
             return
         moment = datetime.now(timezone.utc)
         body = case.line(moment).encode()
-        self._leave_answers(case, moment)
+        if self.answering is not None and (found := inferences(case, self.precision, moment)):
+            self.answering(claim.key, found)
         self.spool.inferred(claim, body)
         self.spool.answered(claim, body)
-        log.info("unit %s answered: %d frames", claim.key, len(case.fates))
-
-    def _leave_answers(self, case: Case, moment: datetime) -> None:
-        """Make what archives get of it."""
-        engine = case.engine
-        if self.answering is None or engine is None:
-            return
-        from edge.dicom.answers.finding import Found, Inference
-
-        found = [Found(item.path, number - 1, payload) for item, number, payload in case.findings()]
-        self.answering(Inference(case.claim.key, engine, self.precision, found, moment=moment))
+        log.info("unit %s answered: %d part(s)", claim.key, len(case.parts))
 
     def _tidy(self) -> None:
         now = time.monotonic()
@@ -289,3 +290,21 @@ class Desk:
         if what != self._told:
             self._told = what
             log.warning("%s", what)
+
+
+def inferences(case: Case, precision: str, moment: datetime) -> list[Inference]:
+    """What was found, for those who make answers of it: all frames together, each volume by itself."""
+    from edge.dicom.answers.finding import Found, Inference
+
+    engine, key = case.engine, case.claim.key
+    if engine is None:
+        return []
+    frames: list[Found] = []
+    made: list[Inference] = []
+    for part, fate in case.ended():
+        if isinstance(fate.payload, Volumetric):
+            own = uuid.uuid5(uuid.UUID(key), str(len(made))).hex if made else key
+            made.append(Inference(own, engine, precision, [], fate.payload.on_slices(), moment))
+        elif fate.payload is not None:
+            frames.append(Found(part.paths[0], part.number - 1, fate.payload))
+    return [*made, *([Inference(key, engine, precision, frames, moment=moment)] if frames else [])]

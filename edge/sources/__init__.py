@@ -127,8 +127,12 @@ class Outcomes(Protocol):
         """A picture has its result."""
         ...
 
-    def missed(self, meta: Mapping[str, Any], cause: str) -> None:
-        """A picture has none: the stage that failed, or why it was left out on purpose.
+    def missed(self, meta: Mapping[str, Any], cause: str, error: Exception | None = None) -> None:
+        """A picture has none.
+
+        Args:
+            cause: the stage that failed, or why it was left out on purpose.
+            error: what failed there.
 
         What a run that ends has not looked at any more is not told.
         """

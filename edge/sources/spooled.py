@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from edge.dicom.case import Case
+from edge.dicom.case import Case, Part
 from edge.dicom.desk import Claiming, Desk
 from edge.dicom.series import Frames
 from edge.dicom.voi import window_of
@@ -49,6 +50,8 @@ class Spooled:
 
     Args:
         supply: closed here; the desk outlives the source, until the run has told it of all frames.
+        objects: whether units of work are single objects.
+        window: which VOI LUT or window is used.
         private: whether the address may hold a patient's name.
     """
 
@@ -58,64 +61,98 @@ class Spooled:
     problem: str | None = None
 
     def __init__(
-        self, label: str, desk: Desk, supply: Supply, window: int | str = 0, private: bool = True
+        self,
+        label: str,
+        desk: Desk,
+        supply: Supply,
+        objects: bool = False,
+        window: int | str = 0,
+        private: bool = True,
     ) -> None:
-        self.label, self.outcomes, self.supply, self._window = label, desk, supply, window
-        self.private = private
+        self.label, self.outcomes, self.supply, self.private = label, desk, supply, private
+        self._objects, self._window = objects, window
+        self._stacks: list[list[Path]] | None = None  # frames are given, one by one
         self._case: Case | None = None
         self._frames = Frames([])
 
     def read(self) -> Picture | None:
-        """The next frame.
+        """The next frame, or the next stack of slices.
 
         Raises:
             Idle: there is none just now.
-            InputError: this frame, or a whole file, cannot be decoded; the object is quarantined.
+            InputError: this one cannot be decoded; an object of which nothing can be is quarantined.
         """
         while True:
             case = self._case if self._case and not self._case.over else self._begin()
-            try:
-                more = self._frames.open()
-            except InputError as e:
-                self.outcomes.put_aside(case, self._name(case), _reason(e))
-                raise
-            if more:
-                return self._picture(case)
+            picture = self._frame(case) if self._stacks is None else self._volume(case, self._stacks)
+            if picture is not None:
+                return picture
             self._case = None
             self.outcomes.handed_out(case)
+
+    def volumes(self) -> Spooled:
+        """The same source, giving series as volumes, those of a unit before included.
+
+        Raises:
+            UsageError: its units are single objects.
+        """
+        if self._objects:
+            why = "a volume is made of a series"
+            raise UsageError(f"feed {self.label}: unit=object", why, "write unit=series")
+        self._stacks = []
+        return self
 
     def close(self) -> None:
         self.supply.close()
         self._frames.close()
 
     def _begin(self) -> Case:
-        self._case = self.outcomes.take(WAIT_S)
-        if self._case is None:
+        case = self._case = self.outcomes.take(WAIT_S)
+        if case is None:
             raise Idle("nothing has to be inferred just now")
-        self._frames = Frames([item.path for item in self._case.claim.objects], self._window)
-        return self._case
+        paths = [item.path for item in case.claim.objects]
+        if self._stacks is None:
+            self._frames = Frames(paths, self._window)
+        else:
+            from edge.sources.volumes import stacks
 
-    def _picture(self, case: Case) -> Picture:
+            self._stacks = stacks([*(item.path for item in case.claim.earlier), *paths])[::-1]
+        return case
+
+    def _frame(self, case: Case) -> Picture | None:
+        """The next frame of a unit; None where it has no more."""
+        try:
+            if not self._frames.open():
+                return None
+        except InputError as e:
+            assert self._frames.path is not None
+            self.outcomes.lose(case, Part((self._frames.path,)), e)
+            raise
         current = self._frames.image
         assert current is not None
-        key = (current.path.name, self._frames.number)
-        self.outcomes.hand_out(case, key)
+        part = Part((current.path,), self._frames.number)
         try:
             index, image, transforms = self._frames.read()
             known = current.meta(index)
         except InputError as e:
-            self.outcomes.lose(case, key, _reason(e))
+            self.outcomes.lose(case, part, e)
             raise
-        unit = {"unit": case.claim.key, "revision": case.claim.revision}
-        meta = {"file": current.path.name, **unit, **known, "transforms": list(transforms)}
-        return Picture(image, None, meta)
+        meta = {"file": current.path.name, **known, "transforms": list(transforms)}
+        return Picture(image, None, {**meta, **self.outcomes.hand_out(case, part)})
 
-    def _name(self, case: Case) -> str:
-        return next(item.name for item in case.claim.objects if item.path == self._frames.path)
+    def _volume(self, case: Case, left: list[list[Path]]) -> Picture | None:
+        """The next stack of a unit; None where it has no more."""
+        from edge.sources.volumes import volume_picture
 
-
-def _reason(error: InputError) -> str:
-    return error.why or error.what
+        if not left:
+            return None
+        part = Part(tuple(left.pop()))
+        try:
+            picture = volume_picture(part.paths)
+        except InputError as e:
+            self.outcomes.lose(case, part, e)
+            raise
+        return replace(picture, meta={**picture.meta, **self.outcomes.hand_out(case, part)})
 
 
 def open_spooled(
@@ -149,7 +186,8 @@ def open_spooled(
         spool = opened.enter_context(Spool(Path(values["spool"]).expanduser(), marks=marks))
         started = supply(spool)
         opened.pop_all()
-    return Spooled(label, Desk(spool, claiming, keep), started, window_of(values["window"]), private)
+    desk, objects = Desk(spool, claiming, keep), values["unit"] == "object"
+    return Spooled(label, desk, started, objects, window_of(values["window"]), private)
 
 
 def _claiming(address: Address, values: Mapping[str, Any]) -> Claiming:

@@ -125,10 +125,10 @@ class Feed:
         elif (opener := self.opener) is not None:
             self.opener = lambda: _as_volumes(opener(), self.name)
 
-    def miss(self, meta: Mapping[str, Any], cause: str) -> None:
+    def miss(self, meta: Mapping[str, Any], cause: str, error: Exception | None = None) -> None:
         """Tell a source that wants to know that a frame of it ends without a result."""
         if self.outcomes is not None:
-            self.outcomes.missed(meta, cause)
+            self.outcomes.missed(meta, cause, error)
 
     def close(self) -> None:
         """Give back what outlives the reader; before a run, the source too."""

@@ -376,7 +376,7 @@ class Pipeline:
         feed = rider.feed
         feed.looked_at = None  # whatever it showed has not been looked at
         feed.account.fail(stage)
-        feed.miss(rider.frame.meta, stage)
+        feed.miss(rider.frame.meta, stage, error)
         self.faults.report(feed.name, stage, error)
 
 

@@ -31,7 +31,7 @@ class Told:
     def delivered(self, result: Result) -> None:
         self.fates.append((result.frame.meta["number"], "delivered"))
 
-    def missed(self, meta: Mapping[str, Any], cause: str) -> None:
+    def missed(self, meta: Mapping[str, Any], cause: str, error: Exception | None = None) -> None:
         self.fates.append((meta["number"], cause))
 
     def close(self) -> None:
