@@ -129,9 +129,13 @@ def gather(config: ModelConfig) -> Inputs:
     calibration = list(task.samples(config.calibration))
     if config.evaluation is not None:
         evaluation, origin = list(task.samples(config.evaluation)), ""
+    elif config.input.volume is not None:
+        evaluation, origin = calibration, ""
     else:
         calibration, evaluation = split(calibration)
         origin = "held out from the calibration set"
+    if config.input.volume is not None:
+        calibration = []  # engines for volumes are judged, and need no ranges
     calibration, search = split_by_content(calibration)
     _refuse_unlabelled(config, evaluation)
     if _contents([*calibration, *search]) & _contents(evaluation):

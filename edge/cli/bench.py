@@ -151,13 +151,18 @@ def _take_turn(lane: Lane, seconds: float) -> None:
 
 
 def _prepared(network: Network) -> list[Slot]:
-    """Slots whose inputs hold a picture: zeros would make sparse activations that no camera gives."""
+    """Slots whose inputs hold noise: zeros would make sparse activations that no camera gives."""
     import numpy as np
 
     from edge.types import Frame
 
     slots = network.slots() if network.engine.takes_pictures else [network.slot()]
-    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    random = np.random.default_rng(0)
+    if network.reads_volumes:
+        for slot in slots:
+            random.random(dtype=np.float32, out=slot.inputs[network.input_name])
+        return slots
+    image = random.integers(0, 256, (480, 640, 3), np.uint8)
     for slot in slots:
         network.prepare(Frame("bench", 0, image, None, 0.0, 0.0), slot)
     return slots

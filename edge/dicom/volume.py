@@ -120,8 +120,8 @@ class Volume:
         with naming(self.paths):
             image = open_dicom(shown.path)
             picture, transforms = image.frame(shown.frame)
-        meta = {k: v for k, v in image.meta(shown.frame).items() if k not in ("frame_number", "frames")}
-        return picture, {**meta, "slices": len(self.slices), "transforms": [self._described(), *transforms]}
+        meta = {"file": shown.path.name, **image.meta(shown.frame), "slices": len(self.slices)}
+        return picture, {**meta, "transforms": [self._described(), *transforms]}
 
     def _described(self) -> str:
         sizes = np.linalg.norm(self.affine[:3, :3], axis=0)

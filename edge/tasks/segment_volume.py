@@ -101,12 +101,16 @@ class Segmentation:
         return nearest_plane(self.labels, self.placement.grid, self.placement.source, index)
 
     def on_slices(self) -> LabelVolume:
-        """The labels on the source slices, along the normal."""
+        """The labels on the source slices: files along the normal, the frames of one in their own order."""
         from edge.dicom.answers.finding import LabelVolume
 
-        volume = self.placement.volume
-        planes = [self.on_slice(index) for index in range(len(volume.slices))]
-        return LabelVolume(planes, volume.paths, dict(enumerate(self.names[1:], 1)))
+        slices = self.placement.volume.slices
+        rank = {path: index for index, path in enumerate(dict.fromkeys(each.path for each in slices))}
+        order = sorted(range(len(slices)), key=lambda i: (rank[slices[i].path], slices[i].frame))
+        planes = [self.on_slice(index) for index in order]
+        return LabelVolume(
+            planes, [slices[index].path for index in order], dict(enumerate(self.names[1:], 1))
+        )
 
 
 @dataclass

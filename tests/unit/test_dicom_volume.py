@@ -145,7 +145,8 @@ def test_the_middle_slice_is_shown_and_no_patient_named(tmp_path: Path) -> None:
     volume = open_volume(write_series(tmp_path, NOISE, spacing=(2, 0.5, 0.75)))
     picture, meta = volume.picture()
     assert picture.shape == (4, 6, 3)
-    assert meta["slices"] == 5 and meta["modality"] == "MR"
+    assert meta["slices"] == 5 and meta["modality"] == "MR" and meta["frame_number"] == 1
+    assert meta["file"] == volume.paths[2].name
     assert meta["transforms"][0].startswith("volume: 5×4×6 voxels of 2×0.5×0.75 mm, slice 3 shown")
     assert "DOE" not in repr(meta) and "12345" not in repr(meta)
 

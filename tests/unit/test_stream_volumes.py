@@ -66,6 +66,17 @@ def test_fast_and_exact_are_built_in_fp32_and_the_rest_is_refused_with_the_reaso
     assert all(row.error is not None and "on no GPU yet" in row.reason for row in gpu)
     again = build(model, targets[:1], ["fast"], Store(tmp_path / "e"), detect(), Quiet())
     assert again[0].cached
+    assert fast.accuracy.samples == 1 and "calibrated" not in fast.accuracy.how
+
+
+def test_an_engine_for_volumes_can_be_timed(tmp_path: Path, study: Path) -> None:
+    model = volume_config(volume_graph(tmp_path / "tiny.onnx"), study / "head")
+    build(model, [TARGETS["cpu"]], ["exact"], Store(tmp_path / "e"), detect(), Quiet())
+    out = tmp_path / "bench.json"
+    assert (
+        main(f"bench --model tiny_volume --engines {tmp_path / 'e'} --seconds 0.1 --json {out}".split()) == 0
+    )
+    assert json.loads(out.read_text())[0]["p50_ms"] > 0
 
 
 def test_true_labels_are_judged_by_dice(tmp_path: Path, study: Path) -> None:

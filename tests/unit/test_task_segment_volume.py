@@ -20,7 +20,7 @@ from edge.tasks.segment_volume import Segmentation, SegmentVolume, create
 
 pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
 
-from tests.volumes import ball, volume_config, write_series
+from tests.volumes import ball, volume_config, write_enhanced, write_series
 
 TRUTH = (ball() > 0).astype(np.uint8) + (ball() > 500)
 
@@ -60,9 +60,20 @@ def test_labels_return_to_the_slices_in_their_order(task: SegmentVolume, placeme
     segmentation = found(task, placement)
     volume = segmentation.on_slices()
     assert np.array_equal(np.stack(volume.labels), TRUTH)
-    assert volume.paths == placement.volume.paths
+    assert tuple(volume.paths) == placement.volume.paths
     assert volume.names == {1: "grey", 2: "white"}
     assert [int(path.stem.split("-")[1]) for path in volume.paths] == list(range(16))
+
+
+def test_frames_of_one_file_are_labelled_in_their_own_order(tmp_path: Path, task: SegmentVolume) -> None:
+    order = [int(index) for index in np.random.default_rng(0).permutation(16)]
+    path = write_enhanced(tmp_path / "enhanced.dcm", ball(), (1.0, 1.0, 1.0), order)
+    config = volume_config(tmp_path / "none.onnx", tmp_path)
+    _, (place,) = preparation(config.input).batch([open_volume([path])])
+    labels = found(task, place).on_slices()
+    assert labels.paths == [path] * 16
+    assert [labels.frame(index) for index in range(16)] == list(range(16))
+    assert np.array_equal(np.stack(labels.labels), TRUTH[order])
 
 
 def test_volumes_are_in_ml_and_the_background_is_none(task: SegmentVolume, placement: Any) -> None:
