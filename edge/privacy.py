@@ -27,7 +27,7 @@ that nobody keeps, so that nothing can be linked to anything outside of the run.
 
 UIDS = frozenset({"study_instance_uid", "series_instance_uid", "sop_instance_uid"})
 CODES = frozenset({"sop_class_uid", "transfer_syntax_uid"})
-PLAIN = frozenset({"modality", "frame_number", "frames", "slices", "transforms", "unit"})
+PLAIN = frozenset({"modality", "frame_number", "frames", "slices", "transforms", "unit", "revision"})
 """What else a DICOM frame may tell; everything that is in none of the three is left out."""
 
 STANDARD = "1.2.840.10008."

@@ -112,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as opened, ExitStack() as unread, stopping(stop):
         privacy = _privacy(stream)
         feeds = _open_feeds(stream, unread)
+        _look_for_text(stream, feeds, privacy, opened)
         _check_outputs(args, stream, feeds)
         network = _open_network(stream.engine, any(feed.live for feed in feeds), args.serial)
         opened.callback(network.close)
@@ -182,6 +183,38 @@ def _open_feeds(stream: StreamConfig, opened: ExitStack) -> list[Feed]:
     return feeds
 
 
+def _look_for_text(stream: StreamConfig, feeds: list[Feed], privacy: Privacy, opened: ExitStack) -> None:
+    """Give the feeds that want it a look at their pictures; the model is loaded once.
+
+    Raises:
+        UsageError: there would be nothing to mask.
+        MissingPackage: what de-identifies headers is not installed.
+    """
+    wanted = [(config, feed) for config, feed in zip(stream.feeds, feeds, strict=True) if config.burned_in]
+    if not wanted:
+        return
+    from edge.dicom.deidentify import require
+    from edge.dicom.text import TextFinder
+    from edge.sources import locate
+    from edge.stream.burned_in import BurnedIn
+
+    finder = TextFinder()
+    opened.callback(finder.close)
+    for config, feed in wanted:
+        if config.masked is None:
+            feed.burned_in = BurnedIn(finder)
+            continue
+        if not locate(config.source)[0].startswith("dicom"):
+            why = "masked copies are of DICOM objects"
+            raise UsageError(f'feed {feed.name}: burned_in = "mask"', why, 'use burned_in = "flag"')
+        inside = _source_around(config.masked, stream)
+        if inside is not None:
+            why = f"it lies inside the source {inside}, whose files the copies would be"
+            raise UsageError(f"feed {feed.name}: masked = {config.masked}", why, "give it another folder")
+        require()
+        feed.burned_in = BurnedIn(finder, privacy.pseudonyms, config.masked)
+
+
 def _infos(feeds: list[Feed]) -> list[FeedInfo]:
     from edge.sinks import FeedInfo
 
@@ -206,6 +239,12 @@ def _check_outputs(args: argparse.Namespace, stream: StreamConfig, feeds: list[F
         if other is not None:
             raise UsageError(f"cannot write {path} twice", f"{other} writes it too", "give each its own path")
         taken[file] = name
+
+
+def _source_around(folder: Path, stream: StreamConfig) -> Path | None:
+    """The source that a folder is, or is inside of."""
+    place = folder.resolve()
+    return next((source for source in _read_paths(stream) if source in (place, *place.parents)), None)
 
 
 def _read_paths(stream: StreamConfig) -> list[Path]:

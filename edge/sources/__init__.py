@@ -82,6 +82,7 @@ class Picture:
     Attributes:
         luma: H × W uint8, the picture's brightness where the source has it anyway: cheaper to look at.
         narrow: its black is 16 and its white 235.
+        path: the DICOM file it is of; never told to anybody.
     """
 
     image: Image
@@ -91,6 +92,8 @@ class Picture:
     volume: Volume | None = None
     luma: Array | None = None
     narrow: bool = False
+    path: Path | None = None
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ class DicomFiles:
         times = _times(current)
         pts = self._elapsed + times[index] if times else None
         meta = {"file": current.path.name, **current.meta(index), "transforms": list(transforms)}
-        return Picture(image, pts, meta)
+        return Picture(image, pts, meta, path=current.path)
 
     def volumes(self) -> Volumes:
         """The same files as series, each a volume."""

@@ -94,6 +94,19 @@ class FeedSettings(Section):
     motion: MotionConfig | None = Field(None, description="the motion gate; default: every frame is run")
     alarm: AlarmConfig | None = Field(None, description="the alarm; default: none")
 
+    burned_in: Literal["flag", "mask"] | None = Field(
+        None,
+        description="look for text in the pictures: flag frames with it, or also write masked copies of the "
+        "DICOM objects; default: do not look",
+    )
+    masked: Path | None = Field(None, description='the folder of the copies, with `burned_in = "mask"`')
+
+    @model_validator(mode="after")
+    def _copies_have_a_folder(self) -> FeedSettings:
+        if (self.burned_in == "mask") is not (self.masked is not None):
+            raise ValueError('`masked`, a folder, goes with `burned_in = "mask"`')
+        return self
+
     @model_validator(mode="after")
     def _motion_is_measured(self) -> FeedSettings:
         if self.motion is None and self.alarm is not None and self.alarm.motion is not None:

@@ -14,6 +14,7 @@ from edge.errors import UsageError
 from edge.sources import Outcomes, Source, describe, feed_names, open_source, require
 from edge.stream.admission import Account, Lane
 from edge.stream.alarm import Alarm
+from edge.stream.burned_in import BurnedIn
 from edge.stream.config import FeedConfig, FeedSettings
 from edge.stream.health import Health
 from edge.stream.life import Lag, Life
@@ -65,6 +66,8 @@ class Feed:
         self.fps = source.fps if source else None
         self.truth_kind = source.truth_kind if source else None
         self.private = bool(getattr(source, "private", False))
+        self.burned_in: BurnedIn | None = None
+        """Looks for text in its pictures; set before the run."""
         self.outcomes: Outcomes | None = getattr(source, "outcomes", None)
         self.account = Account()
         self.lane = Lane(self.live, max_age, self.account)

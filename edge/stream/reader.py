@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 
 from edge.backends import Lender
 from edge.build.resources import give_back
@@ -12,6 +13,7 @@ from edge.errors import EdgeError, InputError, MissingPackage, UsageError
 from edge.sources import Damaged, Idle, Picture, Refused, Source
 from edge.stream import knock
 from edge.stream.admission import Admission
+from edge.stream.burned_in import UNCHECKED
 from edge.stream.faults import Faults
 from edge.stream.feed import Feed
 from edge.stream.life import Backoff, Lag, State
@@ -232,8 +234,18 @@ class Reader(threading.Thread):
                 self.since = None
             if picture is None or self.given_up.is_set():
                 return False
-            self._hand_in(source, picture, start)
+            self._hand_in(source, self._checked(picture), start)
             return True
+
+    def _checked(self, picture: Picture) -> Picture:
+        """The picture, flagged if there is text in it; a frame that cannot be looked at is not lost."""
+        if self.feed.burned_in is None:
+            return picture
+        try:
+            return self.feed.burned_in.look(picture)
+        except Exception as e:
+            self.faults.report(self.feed.name, "looking for burned-in text", e)
+            return replace(picture, flags=(*picture.flags, UNCHECKED))
 
     def _lose(self, error: OSError) -> None:
         with self.feed.lock:
@@ -279,13 +291,14 @@ class Reader(threading.Thread):
         if feed.settings.roi is not None:
             image, grey = crop(image, feed.settings.roi), crop(grey, feed.settings.roi)
         glance = Glance(grey, picture.narrow)
-        flags: tuple[str, ...] = ()
+        flags = picture.flags
         if feed.health is not None:
-            flags = feed.health.look(glance, now)
-            self._tell_health(flags)
-            if flags and feed.settings.health.withhold:
+            seen = feed.health.look(glance, now)
+            self._tell_health(seen)
+            if seen and feed.settings.health.withhold:
                 self._withhold("unusable", picture)
                 return None
+            flags = (*flags, *seen)
         dense = feed.alarm is not None and feed.alarm.active(now)
         if feed.limit is not None and not feed.limit.allows(captured) and not dense:
             self._withhold("limited", picture)

@@ -19,7 +19,7 @@ from edge.cli import main
 from edge.errors import InputError
 from edge.privacy import Privacy, Pseudonyms, default_key, read_key
 
-ROOT = "1.2.826.0.1.3680043.8.498."
+ROOT = "1.3.6.1.4.1.55555.77."
 PATIENTS = [  # character sets as hospitals use them (PS3.5 6.1.2.5, annexes H to K)
     (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
     ("GB18030", "Wang^XiaoDong=王^小东"),
