@@ -75,6 +75,11 @@ def hear(event: Any, reported: Reported) -> tuple[int, None]:
         return PROCESSING_FAILURE, None
 
 
+def support_reports(entity: Any) -> None:
+    """Let archives open associations to report; they are the SCP there, too (PS3.4 J.3.3.1)."""
+    entity.add_supported_context(PUSH_MODEL, scu_role=True, scp_role=True)
+
+
 class Listener:
     """Takes reports on associations that archives open: a small SCP, with C-ECHO.
 
@@ -96,7 +101,7 @@ class Listener:
         entity = pynetdicom.AE(aet)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 30
         entity.maximum_associations = 16
-        entity.add_supported_context(PUSH_MODEL, scu_role=True, scp_role=True)  # the archive is the SCP
+        support_reports(entity)
         entity.add_supported_context("1.2.840.10008.1.1")
         handlers = [(evt.EVT_N_EVENT_REPORT, hear, [reported])]
         try:

@@ -77,12 +77,14 @@ class News:
     Attributes:
         what: `delivered`, `confirmed` or `given up`.
         why: reasons of the latter.
+        delivered: it was told so before.
         last: nothing more comes.
     """
 
     key: str
     what: str
     why: str
+    delivered: bool
     last: bool
 
 
@@ -271,7 +273,9 @@ class Deliveries(Database):
                 what = "confirmed"
             busy = row["waiting"] or (row["lost"] and row["asked"])
             if not busy and what != row["told"]:
-                found.append(News(row["key"], what, row["why"] or "", not row["asked"]))
+                found.append(
+                    News(row["key"], what, row["why"] or "", row["told"] == "delivered", not row["asked"])
+                )
         return found
 
     def told(self, news: News) -> None:

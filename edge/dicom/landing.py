@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import Any
 
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
+from pynetdicom.dimse_messages import C_STORE_RQ, N_EVENT_REPORT_RQ, DIMSEMessage
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 
@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 """Statuses of C-STORE (PS3.4 B.2.3)."""
+
+MAX_REPORT_BYTES = 1 << 20
+"""A report of storage commitment is kept in memory; a longer one is cut off, and is no data set then."""
 
 MAX_COMMAND_BYTES = 1 << 16
 """A command set is a few hundred bytes; what is longer is no command."""
@@ -41,22 +44,28 @@ class Landing(BytesIO):
     """Stands where pynetdicom collects a data set in memory; what is written to it goes to the spool.
 
     Args:
-        begin: opens the arrival when the first bytes come.
+        begin: opens the arrival when the first bytes come; None where they are no object, and stay in memory.
     """
 
-    def __init__(self, begin: Callable[[], Arrival]) -> None:
+    def __init__(self, begin: Callable[[], Arrival | None]) -> None:
         super().__init__()
         self._begin = begin
+        self._in_memory = False
         self._arrival: Arrival | None = None
         self._status = CANNOT_UNDERSTAND  # until something came
 
     def write(self, data: Any) -> int:
         """Take the next fragment. What cannot be kept is read to its end and refused then, by `finish`."""
+        if self._in_memory:
+            return super().write(bytes(data)[: MAX_REPORT_BYTES - self.tell()])
         if self._arrival is None and self._status in (SUCCESS, OUT_OF_RESOURCES):
             return len(data)  # it was refused
         try:
             if self._arrival is None:
                 self._arrival = self._begin()
+                if self._arrival is None:
+                    self._in_memory = True
+                    return self.write(data)
                 self._status = SUCCESS
             self._arrival.write(data)
         except (OSError, sqlite3.Error, SpoolFull) as e:
@@ -129,12 +138,14 @@ class StoreProvider(DIMSEServiceProvider):
         data.presentation_data_value_list = pairs
         self.dul.send_pdu(data)
 
-    def _begin(self, message: DIMSEMessage) -> Arrival:
-        """Open the arrival of the object that the message's command set announces.
+    def _begin(self, message: DIMSEMessage) -> Arrival | None:
+        """Open the arrival of the object that the message's command set announces; None for a report.
 
         Raises:
             ValueError: it is no C-STORE request, or does not say what it stores.
         """
+        if isinstance(message, N_EVENT_REPORT_RQ):
+            return None
         command = message.command_set
         uid = str(command.get("AffectedSOPInstanceUID") or "")
         sop_class = str(command.get("AffectedSOPClassUID") or "")

@@ -209,9 +209,10 @@ class Outbox:
             if self._on_given_up is not None:
                 self._on_given_up(news.key, news.why)
             return
-        for call in (self._on_delivered, self._on_confirmed if news.what == "confirmed" else None):
-            if call is not None:
-                call(news.key)
+        if not news.delivered and self._on_delivered is not None:
+            self._on_delivered(news.key)
+        if news.what == "confirmed" and self._on_confirmed is not None:
+            self._on_confirmed(news.key)
 
     # Looking and tidying
 

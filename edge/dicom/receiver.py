@@ -1,5 +1,7 @@
 """A DICOM receiver: C-STORE and C-ECHO as a service class provider (SCP), into a durable spool.
 
+It also takes what archives report of storage commitment, which they send to where they know the AE title.
+
     spool = Spool(folder)
     with Receiver(spool, ReceiverSettings(port=11112, aet="EDGE")) as receiver:
         while running:
@@ -15,11 +17,14 @@ import logging
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+from edge.dicom.carrier import Report
+from edge.dicom.commitment import hear, support_reports
 from edge.dicom.tally import Tally
 from edge.errors import InputError, UsageError, missing_package
 from edge.spool import Spool
@@ -86,6 +91,9 @@ def server_tls(certificate: Path, key: Path, clients: Path | None = None) -> ssl
 class Receiver:
     """Listens from the start until `close`.
 
+    Args:
+        reported: takes reports of storage commitment, as `Outbox.reported`; None: they are refused.
+
     Attributes:
         counts: objects `stored`, `known` (here already), `apart` (quarantined) and `refused`; associations
             `accepted`, `rejected`, `aborted`; connections from an `unknown_address`, `too_many`, and with a
@@ -97,8 +105,13 @@ class Receiver:
         InputError: the port cannot be listened on.
     """
 
-    def __init__(self, spool: Spool, settings: ReceiverSettings) -> None:
+    def __init__(
+        self, spool: Spool, settings: ReceiverSettings, reported: Callable[[Report], bool] | None = None
+    ) -> None:
         self._entity = _entity(settings)
+        self._reported = reported
+        if reported is not None:
+            support_reports(self._entity)
         self.counts = Tally()
         self._server = self._listen(spool, settings)
         self._thread = threading.Thread(
@@ -121,6 +134,7 @@ class Receiver:
             (evt.EVT_ACCEPTED, self._tell, ["accepted"]),
             (evt.EVT_REJECTED, self._tell, ["rejected"]),
             (evt.EVT_ABORTED, self._tell, ["aborted"]),
+            *([(evt.EVT_N_EVENT_REPORT, hear, [self._reported])] if self._reported else []),
         ]
         try:
             networks = [ip_network(network, strict=False) for network in settings.networks]

@@ -19,6 +19,8 @@ from edge.dicom.carrier import Unreachable, carrier
 from edge.dicom.deliveries import State
 from edge.dicom.destination import destination
 from edge.dicom.outbox import Outbox
+from edge.dicom.receiver import Receiver, ReceiverSettings
+from edge.spool import Spool, Watermarks
 from tests.orthanc import AET, free_port, orthanc
 from tests.pacs import authority, client, ct_slice, tool
 
@@ -74,6 +76,23 @@ def test_orthanc_gets_it_by_c_store_and_commits_to_it(tmp_path):
             assert told == ["k"] and states(box) == ["committed"] * 2
         assert pacs.uids() == ["1.2.3.1", "1.2.3.2"]
         assert all(data.PatientName == "Secret^Jane" for data in pacs.datasets())
+
+
+def test_orthanc_may_report_to_the_receiver(tmp_path):
+    """An archive knows one port of an AE title: the one that it sends studies to."""
+    told: list[str] = []
+    port = free_port()
+    with orthanc(tmp_path, modalities={"edge": ("EDGE", port)}) as pacs:
+        to = f"dicom+scu://{AET}@127.0.0.1:{pacs.port}?kinds=sr&commitment=yes"
+        with (
+            outbox(tmp_path, to, on_confirmed=told.append) as box,
+            Spool(tmp_path / "spool", marks=Watermarks(0, 0)) as spool,
+            Receiver(spool, ReceiverSettings(port=port), box.reported) as receiver,
+        ):
+            box.put("k", {"sr": [ct_slice(1), ct_slice(2)]})
+            until(lambda: told)
+            pacs.post("modalities/edge/store", pacs.get("instances"))
+            assert receiver.counts["stored"] == 2
 
 
 def test_what_orthanc_has_lost_is_not_committed_and_sent_again(tmp_path):
