@@ -66,7 +66,7 @@ def mask(width: int, height: int, label: str = "text") -> Mask:
     heat = np.zeros((20, 20), np.float32)
     heat[2:6, 3:9] = 0.9
     placement = Placement(width, height, 160 / width, 160 / height, 0, 0, 160, 160)
-    return Mask(heat, Window(slice(0, 20), slice(0, 20), 8, 8), (20, 20), placement, 0.5, 0, label)
+    return Mask(heat, Window(slice(0, 20), slice(0, 20), 8.0, 8.0), (20, 20), placement, 0.5, 0, label)
 
 
 PAYLOADS: dict[str, Callable[[int, int], Payload]] = {"boxes": boxes, "classes": classes, "mask": mask}

@@ -53,16 +53,8 @@ def blank(sop_class: str, modality: str) -> Any:
 
 
 def side(answer: Any, source: Source) -> None:
-    """Which body part it shows, and which of a pair (PS3.3 C.7.3.1).
-
-    Laterality is empty where neither is told; beside a part that is no pair it may not be.
-    """
-    part = source.dataset.get("BodyPartExamined")
-    which = source.dataset.get("Laterality") or source.dataset.get("ImageLaterality")
-    if part:
-        answer.BodyPartExamined = part
-    if which or not part:
-        answer.Laterality = which or None
+    """Which of a pair of body parts it shows; empty where that is not told (PS3.3 C.7.3.1)."""
+    answer.Laterality = source.dataset.get("Laterality") or source.dataset.get("ImageLaterality") or None
 
 
 def lossy(answer: Any, source: Source) -> None:

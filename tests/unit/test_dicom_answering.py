@@ -1,0 +1,190 @@
+"""From received slices to answers in a real archive: once, whatever dies on the way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
+pytest.importorskip("pynetdicom", reason="the extra 'pacs' is not installed")
+pytest.importorskip("highdicom", reason="the extra 'pacs' is not installed")
+
+from live import going, until  # noqa: E402
+from streaming import feed, heatmap_graph, network_of, pictures  # noqa: E402
+from test_source_spooled import Box, receiving  # noqa: E402
+
+from edge.dicom.answering import connect  # noqa: E402
+from edge.dicom.destination import destination  # noqa: E402
+from edge.dicom.outbox import Outbox  # noqa: E402
+from edge.errors import UsageError  # noqa: E402
+from edge.spool import State  # noqa: E402
+from edge.stream.run import Run  # noqa: E402
+from tests.orthanc import AET, Orthanc, orthanc  # noqa: E402
+from tests.pacs import ct_slice, tool  # noqa: E402
+from tests.streaming import Collect, Script  # noqa: E402
+
+SR, SEG = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.66.4"
+STUDY = {"StudyDate": "20010203", "StudyTime": "040506", "FrameOfReferenceUID": "1.2.7"}
+
+
+def slices(count: int) -> list[pydicom.Dataset]:
+    """A series with geometry, bright in one half."""
+    made = []
+    for number in range(1, count + 1):
+        data = ct_slice(number, size=32, InstanceNumber=number, **STUDY)
+        data.ImagePositionPatient, data.ImageOrientationPatient = [0, 0, number], [1, 0, 0, 0, 1, 0]
+        data.PixelSpacing, data.SliceThickness = [1, 1], 1
+        pixels = np.zeros((32, 32), np.uint16)
+        pixels[:, 16:] = 4000
+        data.PixelData = pixels.tobytes()
+        made.append(data)
+    return made
+
+
+def archive(pacs: Orthanc, **settings: Any) -> str:
+    settings = {"kinds": "sr,seg", **settings}
+    query = "&".join(f"{name}={value}" for name, value in settings.items())
+    return f"dicom+scu://{AET}@127.0.0.1:{pacs.port}?{query}"
+
+
+def classes(pacs: Orthanc) -> Counter[str]:
+    return Counter(str(data.SOPClassUID) for data in pacs.datasets())
+
+
+def test_a_series_comes_back_into_the_archive_as_report_and_masks_and_is_confirmed(tmp_path: Path) -> None:
+    one, network = receiving(tmp_path), network_of(heatmap_graph(tmp_path / "tiny.onnx"))
+    with orthanc(tmp_path) as pacs:
+        connect([one], [destination(archive(pacs, commitment=1))], "fp32")
+        with going(Run(network, [one], [])) as run:
+            box = Box(run, one, Collect())
+            box.send(*slices(3))
+            until(lambda: box.spool.counts() == {State.CONFIRMED: 3})
+            assert classes(pacs) == {SR: 1, SEG: 1}
+            (line,) = box.lines(1)
+        assert len(line["frames"]) == 3 and "regions" in line["frames"][0]
+        for data in pacs.datasets():
+            assert (data.StudyInstanceUID, data.PatientID) == ("1.2.8", "PID77")
+            assert data.SeriesInstanceUID != "1.2.9"
+        (mask,) = (data for data in pacs.datasets() if data.SOPClassUID == SEG)
+        references = mask.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+        assert sorted(item.ReferencedSOPInstanceUID for item in references) == [
+            "1.2.3.1",
+            "1.2.3.2",
+            "1.2.3.3",
+        ]
+    network.close()
+
+
+@pytest.mark.parametrize("step", ["inferred", "answered"])
+def test_a_unit_whose_answer_was_on_its_way_when_the_process_died_is_answered_once(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spool's transaction does not happen; everything before it has."""
+    network = network_of(heatmap_graph(tmp_path / "tiny.onnx"))
+
+    class Died(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Died
+
+    with orthanc(tmp_path) as pacs:
+        to = destination(archive(pacs))
+        one = receiving(tmp_path, unit="object")
+        connect([one], [to], "fp32")
+        monkeypatch.setattr("threading.excepthook", lambda _: None)
+        with going(Run(network, [one], [])) as run:
+            box = Box(run, one, Collect())
+            monkeypatch.setattr(box.spool, step, die)
+            box.send(*slices(1))
+            until(lambda: not one.outcomes._thread.is_alive())  # type: ignore[union-attr]
+            until(lambda: len(pacs.uids()) == 2)
+        before = pacs.uids()
+        one = receiving(tmp_path, unit="object")
+        connect([one], [to], "fp32")
+        with going(Run(network, [one], [])) as run:
+            box = Box(run, one, Collect())
+            box.lines(1)
+        assert pacs.uids() == before
+        with Outbox(tmp_path / "spool" / "outbox", [to], start=False) as outbox:
+            assert len(outbox.deliveries()) == 2
+    network.close()
+
+
+def test_an_archive_without_a_feed_that_is_answered_is_told_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no feed has one"):
+        connect([feed("a", Script(pictures(1)))], [destination("dicom+scu://PACS@127.0.0.1:104")], "")
+
+
+def test_what_cannot_be_answered_is_quarantined_and_the_others_are_answered(tmp_path: Path) -> None:
+    """Two studies under one Series Instance UID are never mixed; a source that is gone harms itself alone."""
+    network = network_of(heatmap_graph(tmp_path / "tiny.onnx"))
+    one = receiving(tmp_path, unit="object")
+    connect([one], [destination("dicom+scu://PACS@127.0.0.1:9")], "fp32")
+    answering = one.outcomes.answering  # type: ignore[union-attr]
+
+    def broken(key: str, found: Any) -> None:
+        if found[0].found[0].path.name == gone:
+            raise ValueError("with a value of the header: Secret^Jane")
+        answering(key, found)
+
+    one.outcomes.answering = broken  # type: ignore[union-attr]
+    with going(Run(network, [one], [])) as run:
+        box = Box(run, one, Collect())
+        gone = ""
+        box.send(slices(2)[0])
+        box.lines(1)
+        gone = next(iter(box.spool.objects())).path.name
+        data = slices(2)[1]
+        data.PixelSpacing = [0, 0]
+        box.send(data)
+        box.lines(2)
+    network.close()
+
+
+@pytest.mark.slow
+def test_edge_run_receives_from_storescu_and_answers(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from tests.orthanc import free_port
+    from tests.streaming import publish
+
+    publish(tmp_path / "engines", heatmap_graph(tmp_path / "tiny.onnx"))
+    paths = [tmp_path / f"{number}.dcm" for number in range(3)]
+    for path, data in zip(paths, slices(3), strict=True):
+        pydicom.dcmwrite(path, data, enforce_file_format=True)
+    port = free_port()
+    source = f"dicom+scp://127.0.0.1:{port}?spool={tmp_path / 'spool'}&quiet=0.5&free_gb=0"
+    import sys
+
+    with orthanc(tmp_path) as pacs:
+        words = [
+            sys.executable,
+            "-m",
+            "edge",
+            "run",
+            "--engines",
+            str(tmp_path / "engines"),
+            "--model",
+            "tiny",
+        ]
+        words += ["--source", source, "--sink", archive(pacs), "--sink", f"jsonl:{tmp_path / 'lines.jsonl'}"]
+        words += ["--summary", str(tmp_path / "summary.json")]
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        try:
+            send = [tool("storescu"), "-aec", "EDGE", "127.0.0.1", str(port), *map(str, paths)]
+            until(lambda: subprocess.run(send, capture_output=True).returncode == 0)
+            until(lambda: classes(pacs) == {SR: 1, SEG: 1})
+        finally:
+            process.terminate()
+            said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
+    lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 and len({line["source_meta"]["unit"] for line in lines}) == 1
+    text = said + (tmp_path / "lines.jsonl").read_text() + (tmp_path / "summary.json").read_text()
+    assert "Secret" not in text and "PID77" not in text and "1.2.3.1" not in text
