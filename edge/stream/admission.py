@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from edge.types import Frame
@@ -104,6 +105,25 @@ class Lane:
         return time.perf_counter() - frame.captured > self.max_age
 
 
+class Bell:
+    """Wakes up the one thread that waits for it; a ring that nobody waits for is heard by the next wait.
+
+    A condition would do too, at four times the cost.
+    """
+
+    def __init__(self) -> None:
+        self._silent = threading.Lock()
+        self._silent.acquire()
+
+    def ring(self) -> None:
+        with suppress(RuntimeError):  # it has rung already
+            self._silent.release()
+
+    def wait(self, seconds: float) -> None:
+        """Until it rings, or no longer than so many seconds."""
+        self._silent.acquire(timeout=seconds)
+
+
 class Admission:
     """Between the readers, one thread each, and the loop that processes frames.
 
@@ -118,14 +138,16 @@ class Admission:
         self.stop, self.open_end = stop or threading.Event(), open_end
         self._taken_frames = 0
         self._closed = False
-        lock = threading.Lock()  # held for a few list operations, never while a frame is read or processed
-        self._arrived = threading.Condition(lock)
-        self._taken = threading.Condition(lock)
+        self._lock = (
+            threading.Lock()
+        )  # held for a few list operations, never while a frame is read or processed
+        self._bell = Bell()
+        self._taken = threading.Condition(self._lock)
 
     def offer(self, lane: Lane, frame: Frame) -> None:
         """A reader hands in a frame; returns when it is waiting, has replaced another, or is dropped."""
         lane.account.read()
-        with self._arrived:
+        with self._lock:
             if not lane.live:
                 while len(lane.waiting) >= PREFETCH and not (lane.finished or self._shutting_down()):
                     self._taken.wait(_POLL)
@@ -137,34 +159,34 @@ class Admission:
                 return
             lane.idle = False
             lane.waiting.append(frame)
-            self._arrived.notify()
+            self._bell.ring()
 
     def rest(self, lane: Lane) -> None:
         """The reader of this lane has nothing to read just now: nobody need wait for it."""
-        with self._arrived:
+        with self._lock:
             lane.idle = True
 
     def finish(self, lane: Lane) -> None:
         """The reader of this lane has ended."""
-        with self._arrived:
+        with self._lock:
             lane.finished = True
-            self._arrived.notify()
+            self._bell.ring()
 
     def add(self, lane: Lane) -> None:
         """One lane more."""
-        with self._arrived:
+        with self._lock:
             lane.served = self._taken_frames
             self.lanes.append(lane)
 
     def remove(self, lane: Lane) -> None:
         """A lane less; what waits in it is dropped as `removed`."""
-        with self._arrived:
+        with self._lock:
             lane.finished = True
             while lane.waiting:
                 lane.waiting.popleft()
                 lane.account.drop("removed")
             self.lanes = [other for other in self.lanes if other is not lane]
-            self._arrived.notify()
+            self._bell.ring()
             self._taken.notify_all()
 
     @property
@@ -178,7 +200,7 @@ class Admission:
         return all(lane.live or lane.finished or _rests(lane) for lane in self.lanes)
 
     def take(self, wait: bool = True, until: float = math.inf) -> tuple[Lane, Frame] | None:
-        """The next frame, feeds taking turns.
+        """The next frame, feeds taking turns. Called by one thread only.
 
         Args:
             wait: block until there is one. Without it None means «none just now».
@@ -187,24 +209,26 @@ class Admission:
         Returns:
             None when every feed has ended, or after a shutdown.
         """
-        with self._arrived:
-            while True:
+        while True:
+            with self._lock:
                 if self._shutting_down():
                     self._close()
                     return None
                 if (chosen := self._next()) is not None:
                     return chosen
-                left = until - time.perf_counter() if wait else 0.0
-                if left <= 0 or self._ended():
+                if not wait or self._ended():
                     return None
-                self._arrived.wait(min(left, _POLL))
+            left = until - time.perf_counter()
+            if left <= 0:
+                return None
+            self._bell.wait(min(left, _POLL))
 
     def may_give(self, taken: Sequence[Lane]) -> bool:
         """Whether waiting can bring a frame besides those just taken from these lanes.
 
         A live lane that has given its frame is not waited for: its next one is a frame time away.
         """
-        with self._arrived:
+        with self._lock:
             return any(
                 lane.waiting or not (lane.finished or lane.idle or (lane.live and lane in taken))
                 for lane in self.lanes
@@ -212,7 +236,7 @@ class Admission:
 
     def close(self) -> None:
         """Drop what still waits, counted as `shutdown`; what is offered later is dropped too."""
-        with self._arrived:
+        with self._lock:
             self._close()
 
     def _next(self) -> tuple[Lane, Frame] | None:

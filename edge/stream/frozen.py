@@ -259,8 +259,8 @@ class _Noise:
 
 def noise(sample: Array, before: Array) -> float:
     """How much two samples of pictures differ where they differ least, in grey levels."""
-    change = cv2.resize(cv2.absdiff(sample, before).astype(np.float32), TILES, interpolation=cv2.INTER_AREA)
-    tiles = change.mean(axis=2) if change.ndim == 3 else change
+    change = cv2.absdiff(sample, before).astype(np.float32)
+    tiles = cv2.resize(change, TILES, interpolation=cv2.INTER_AREA)
     return float(np.sort(tiles, axis=None)[int(CALM * tiles.size)])
 
 

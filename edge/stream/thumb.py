@@ -72,7 +72,8 @@ def thumbnail(image: Image | Array) -> Array:
 
 
 def sample(image: Image | Array) -> Array:
-    """A grid of at most 64 × 40 pixels exactly as they are: the noise of a sensor changes it every time."""
+    """A grid of at most 64 × 40 single pixels in grey: each has all the noise of the sensor."""
     height, width = image.shape[:2]
     down, across = -(-height // 40), -(-width // SIDE)
-    return np.array(image[down // 2 :: down, across // 2 :: across])
+    picked = np.array(image[down // 2 :: down, across // 2 :: across])
+    return np.asarray(cv2.cvtColor(picked, cv2.COLOR_BGR2GRAY)) if picked.ndim == 3 else picked

@@ -247,7 +247,7 @@ def test_a_caption_does_not_hide_that_a_picture_is_black() -> None:
 
 def test_a_light_that_stays_becomes_the_usual_one() -> None:
     feed = camera()
-    glare = shot(SCENE * 2 + 40)
+    glare = shot(SCENE * 3 + 60)
     assert feed.watch(glare, 2) == ("overexposed",)
     assert feed.watch(glare, ACCEPT_S - 4) == ("overexposed",)
     assert feed.watch(glare, 10) == ()

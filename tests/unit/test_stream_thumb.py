@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.stream.thumb import SIDE, sample, thumbnail
+from edge.stream.thumb import SIDE, Glance, sample, thumbnail
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -66,13 +66,26 @@ def test_a_thumbnail_and_a_sample_are_no_views_of_the_picture() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (30, 40), (360, 640), (1080, 1920)])
 def test_a_sample_has_a_few_kilobytes(size: tuple[int, int]) -> None:
-    assert 0 < sample(noise(*size)).nbytes <= 64 * 40 * 3
+    assert 0 < sample(noise(*size)).nbytes <= 64 * 40
 
 
 @given(st.integers(0, 10**6))
-def test_the_faintest_noise_of_a_sensor_changes_the_sample(seed: int) -> None:
+def test_the_faintest_noise_of_a_sensor_changes_sample_and_mark(seed: int) -> None:
     """One grey level in one of a hundred pixels."""
     rng = np.random.default_rng(seed)
     image = np.full((360, 640, 3), 128, np.uint8)
     noisy = image + (rng.random((360, 640, 1)) < 0.01)
-    assert not np.array_equal(sample(noisy.astype(np.uint8)), sample(image))
+    before, after = Glance(image), Glance(noisy.astype(np.uint8))
+    assert not np.array_equal(before.sample, after.sample)
+    assert before.mark != after.mark
+
+
+def test_the_same_picture_has_the_same_mark_wherever_it_lies_in_memory() -> None:
+    image = noise(200, 300)
+    assert Glance(image[50:150, 30:230]).mark == Glance(image[50:150, 30:230].copy()).mark
+
+
+def test_brightness_in_the_range_of_video_is_seen_as_the_picture_it_makes() -> None:
+    narrow = Glance(np.array([[16, 126, 235, 0, 255]], np.uint8), narrow=True)
+    assert narrow.sample.tolist() == [[0, 128, 255, 0, 255]]
+    assert narrow.thumb.tolist() == [[0, 128, 255, 0, 255]]
