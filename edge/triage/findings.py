@@ -39,7 +39,7 @@ class Rules:
 def found_in(fields: Mapping[str, Any]) -> dict[str, float]:
     """Classes found → best score of each, from the fields of a result line (docs/result.schema.json)."""
     found: dict[str, float] = {}
-    for item in (*_items(fields, "classes"), *_items(fields, "detections")):
+    for item in (item for key in ("classes", "detections", "volumes") for item in _items(fields, key)):
         _add(found, item.get("name") or item.get("class"), item.get("score"))
     mask = fields.get("mask")
     if isinstance(mask, Mapping):

@@ -14,6 +14,7 @@ import pytest
 from edge import docs
 from edge.cli import COMMANDS, parser
 from edge.config import ROOT, load_model, validate
+from edge.stream.burned_in import FOUND, UNCHECKED
 from edge.stream.config import FeedConfig, load_stream
 from edge.stream.feed import open_feed
 from edge.stream.health import FLAGS
@@ -162,7 +163,7 @@ def test_the_picture_is_small() -> None:
 def test_the_schema_of_result_lines_and_the_page_know_every_flag() -> None:
     schema = json.loads(text(ROOT / "docs/result.schema.json"))
     flags = schema["properties"]["flags"]["items"]["enum"]
-    assert set(flags) == {*FLAGS, "nan", "gated", "alarm"}
+    assert set(flags) == {*FLAGS, "nan", "gated", "alarm", FOUND, UNCHECKED}
     (row,) = re.findall(r"^\| `flags` \|.*$", text(ROOT / "docs/streaming.md"), re.MULTILINE)
     assert all(f"`{flag}`" in row for flag in flags)
 

@@ -109,6 +109,29 @@ def test_nothing_that_a_run_tells_holds_an_identifier(
     assert len({line["source_meta"]["study_instance_uid"] for line in lines}) == 1
 
 
+@pytest.mark.parametrize("mode", ["pseudonym"])
+def test_a_watched_folder_tells_no_identifier_either(
+    mode: str,
+    study: Path,
+    tmp_path: Path,
+    said: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    no_sync: None,
+) -> None:
+    source, out = f"dicom:{study}?watch=1&settle=0.01&spool={tmp_path}/spool", tmp_path / "out"
+    sinks = ["--sink", f"jsonl:{out}/r.jsonl", "--sink", f"triage:{out}/t.html"]
+    given = ["--source", source, *sinks, "--summary", f"{out}/s.json", "--frames", "5", "--privacy", mode]
+    main(["run", "--backend", "null", *given])
+    assert main(["worklist", f"{tmp_path}/spool", "--json"]) == 0
+    printed = capfd.readouterr()
+    names = "\n".join(str(path) for path in (tmp_path / "spool").rglob("*"))
+    everything = "\n".join([outputs(out), printed.out, printed.err, said.text, names])
+    decoded = everything.encode().decode("unicode_escape", "ignore") + everything
+    assert {mark for mark in marks(study) if mark in decoded} == set()
+    lines = [json.loads(line) for line in (out / "r.jsonl").read_text().splitlines()]
+    assert len(lines) >= 4 and all(x["source_meta"]["study_instance_uid"].startswith("2.25.") for x in lines)
+
+
 def test_without_privacy_all_is_told_as_it_is(
     study: Path, tmp_path: Path, said: pytest.LogCaptureFixture
 ) -> None:

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from streaming import SIZE, Script, feed, heatmap_graph, network_of, pictures
 
+from edge.backends import EngineOptions
 from edge.errors import InputError, RuntimeFault, UsageError
 from edge.sinks import Sink, open_sink
 from edge.sinks.triage import TriageFile, urgent_rule
+from edge.stream.run import Run
 from edge.tasks.classify import Classes
 from edge.triage import Rules, Worklist, found_in
 from edge.triage.page import age, page, restore
@@ -59,6 +62,7 @@ def test_the_best_score_of_each_class_is_read_from_a_result_line() -> None:
     fields = {
         "classes": [{"class": 3, "score": 0.5}, {"class": 1, "score": None, "name": "x"}],
         "detections": [{"class": 0, "name": "nodule", "score": s, "box": []} for s in (0.2, 0.7, 0.3)],
+        "volumes": [{"class": 2, "name": "lesion", "ml": 0.0, "score": None}],
         "mask": {"label": "text", "share": 0.1, "boxes": [{"box": [], "score": 0.66667}]},
     }
     assert found_in(fields) == {"3": 0.5, "nodule": 0.7, "text": 0.6667}
@@ -279,3 +283,20 @@ def test_nan_is_no_score(tmp_path: Path) -> None:
     sink.write(result("a", float("nan")))
     sink.close()
     assert shown(tmp_path / "list.json") == [("a", 0.0, 1)]
+
+
+@pytest.mark.parametrize("batch", [3, 8])
+def test_the_list_is_the_same_whatever_the_batch_size(batch: int, tmp_path: Path) -> None:
+    """Of a run with several feeds at once, against one frame after the other."""
+    graph = heatmap_graph(tmp_path / "tiny.onnx", batch="batch")
+    lists = []
+    for size, serial in ((1, True), (batch, False)):
+        options = EngineOptions(threads=1, size=(SIZE, SIZE), batch=size)
+        network, path = network_of(graph, options), tmp_path / f"{size}.json"
+        feeds = [feed(f"feed{i}", Script(pictures(6, seed=i))) for i in range(4)]
+        sink = open_sink(f"triage:{path}?urgent=thing:0.6", [])
+        Run(network, feeds, [("triage:", sink)], serial=serial).go()
+        network.close()
+        entries = json.loads(path.read_text())["studies"]
+        lists.append([(e["study"], e["urgent"], e["finding"], e["score"], e["results"]) for e in entries])
+    assert lists[0] == lists[1] and len({score for *_, score, _ in lists[0]}) == 4
