@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+
+import cv2
 import numpy as np
 import pytest
 
@@ -12,7 +15,8 @@ from edge import config  # noqa: E402
 from edge.dicom import open_dicom  # noqa: E402
 from edge.dicom.answers import KINDS, Found, LabelVolume, build_all  # noqa: E402
 from edge.dicom.series import in_series  # noqa: E402
-from tests.answers import PAYLOADS, errors, inference  # noqa: E402
+from tests.answers import PAYLOADS, errors, inference, source, written  # noqa: E402
+from tests.pacs import tool  # noqa: E402
 
 ASSETS = config.assets() / "dicom"
 FILES, SERIES = ASSETS / "files", ASSETS / "t1_series"
@@ -88,3 +92,25 @@ def test_labels_of_a_real_series_lie_where_its_slices_lie(tmp_path):
     aligned = placed.match_geometry(images)
     order = np.argsort([images.affine[:3, 0] @ np.array(s.ImagePositionPatient, float) for s in sources])
     assert np.array_equal(aligned.array, np.stack([labels[index] for index in order]))
+
+
+@pytest.mark.parametrize(
+    "name", ["693_UNCI.dcm", "MR2_UNCI.dcm", "vlut_04.dcm", "mlut_18.dcm", "MONOCHROME1"]
+)
+def test_dcmtk_shows_a_presentation_state_as_we_show_the_image(name, tmp_path):
+    path = FILES / name
+    if name == "MONOCHROME1":
+        stored = np.arange(64 * 48, dtype=np.uint16).reshape(48, 64)
+        window = {"WindowCenter": 1000, "WindowWidth": 1500, "PhotometricInterpretation": "MONOCHROME1"}
+        path = source(tmp_path / "film.dcm", stored, **window)
+    elif not path.is_file():
+        pytest.skip(f"no measuring data: {path} is absent")
+    picture = open_dicom(path).frame(0)[0][..., 0]
+    found = Found(path, 0, PAYLOADS["boxes"](picture.shape[1], picture.shape[0]))
+    (state,) = build_all(["gsps"], inference([found]))["gsps"]
+    (tmp_path / "state.dcm").write_bytes(written(state))
+    shown = tmp_path / "shown.pgm"
+    command = [tool("dcmp2pgm"), "--pstate", tmp_path / "state.dcm", path, shown]
+    subprocess.run(command, check=True, capture_output=True)
+    difference = cv2.imread(str(shown), cv2.IMREAD_GRAYSCALE).astype(int) - picture
+    assert np.abs(difference).max() <= 1

@@ -12,8 +12,9 @@ pydicom = pytest.importorskip("pydicom", reason="the extra 'dicom' is not instal
 pytest.importorskip("highdicom", reason="the extra 'pacs' is not installed")
 
 from edge.dicom.answers import KINDS, Found, build, build_all  # noqa: E402
+from edge.dicom.answers.uids import instance_uid  # noqa: E402
 from edge.errors import InputError, UsageError  # noqa: E402
-from tests.answers import STUDY, boxes, classes, errors, inference, mask, source, written  # noqa: E402
+from tests.answers import KEY, STUDY, boxes, classes, errors, inference, mask, source, written  # noqa: E402
 
 GREY = np.arange(64 * 48, dtype=np.uint16).reshape(48, 64)
 
@@ -149,6 +150,10 @@ def test_neither_log_nor_error_tells_the_patient(tmp_path, caplog):
 
 def test_no_frames_give_no_answers():
     assert build_all(KINDS, inference([])) == {kind: [] for kind in KINDS}
+
+
+def test_uids_stay_the_same_from_version_to_version():
+    assert instance_uid(KEY, "sr", 1) == "2.25.2423246924596917579294791856168562729"
 
 
 def test_an_unknown_kind_is_named():

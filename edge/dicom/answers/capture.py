@@ -21,7 +21,7 @@ KIND = "sc"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MULTI_FRAME_TRUE_COLOR = "1.2.840.10008.5.1.4.1.1.7.4"
 
-MOST_BYTES = 256 << 20
+MOST_BYTES = 128 << 20
 """Of one object. Of a longer cine the frames with the best scores are shown."""
 
 TINT = 0.45
@@ -112,7 +112,7 @@ def _capture(shots: Sequence[Shot], sources: Sources, inference: Inference) -> A
     for shot in shots:
         frames.setdefault(shot.source, []).append(shot.frame)
     answer.SourceImageSequence = [source.reference(numbers) for source, numbers in frames.items()]
-    _true_color(answer, list(_pictures(shots, sources, inference.window)))
+    _true_color(answer, _pictures(shots, sources, inference.window))
     if len(shots) > 1:
         _multi_frame(answer, shots)
     return answer
@@ -128,16 +128,19 @@ def _pictures(shots: Sequence[Shot], sources: Sources, window: int | str) -> Ite
         yield np.ascontiguousarray(shot.draw(picture)[..., ::-1])
 
 
-def _true_color(answer: Any, pictures: Sequence[Image]) -> None:
+def _true_color(answer: Any, pictures: Iterator[Image]) -> None:
     """PS3.3 C.7.6.3."""
-    answer.Rows, answer.Columns = pictures[0].shape[:2]
+    data = []
+    for picture in pictures:
+        answer.Rows, answer.Columns = picture.shape[:2]
+        data.append(picture.tobytes())
+    data.append(bytes(sum(map(len, data)) % 2))
+    answer.PixelData = b"".join(data)
+    answer["PixelData"].VR = "OB"
     answer.SamplesPerPixel, answer.PhotometricInterpretation = 3, "RGB"
     answer.PlanarConfiguration = answer.PixelRepresentation = 0
     answer.BitsAllocated = answer.BitsStored = 8
     answer.HighBit = 7
-    data = b"".join(picture.tobytes() for picture in pictures)
-    answer.PixelData = data + bytes(len(data) % 2)
-    answer["PixelData"].VR = "OB"
 
 
 def _multi_frame(answer: Any, shots: Sequence[Shot]) -> None:

@@ -22,6 +22,9 @@ SERIES_NUMBERS = {"sr": 9001, "seg": 9002, "sc": 9003, "gsps": 9004, "ko": 9005}
 
 DESCRIPTIONS = {"sr": "findings", "seg": "masks", "sc": "overlay", "gsps": "outlines", "ko": "key images"}
 
+LONGEST_PARAMETER = 1024
+"""Characters of what an answer says of its engine in one line."""
+
 TIMES = ("Content", "Acquisition", "Series", "Study")
 """Whose date and time stand for the moment of an inference that bears none; the first that there is."""
 
@@ -89,7 +92,7 @@ def engine_facts(inference: Inference) -> dict[str, str]:
     """What tells one engine of a model from another."""
     engine = inference.engine
     facts = {"target": engine.target, "variant": engine.variant, "precision": inference.precision}
-    return {name: text(value) for name, value in facts.items() if value}
+    return {name: text(value, LONGEST_PARAMETER) for name, value in facts.items() if value}
 
 
 def _own_series(answer: Any, kind: str, number: int, inference: Inference) -> None:
