@@ -11,7 +11,7 @@ by one thread of its own and may be slow. It gets results of feeds that were add
 
 A sink that failed and was closed is opened again by its method `reopen()`, if it has one: it goes on beside
 or behind what is there already, and may fail again. One with an attribute `idle_s: float` is flushed at least
-that often.
+that often. One with `instant = True` takes no time and never fails: it has no thread between it and the loop.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from edge.types import Result
 
 
 class NullSink:
+    instant = True
+
     def write(self, result: Result) -> None:
         pass
 

@@ -52,6 +52,30 @@ class OutletCounts:
     error: str | None = None
 
 
+class StraightOutlet:
+    """Feeds a sink that is instant: waking up a thread for it would cost more than all the rest of a frame."""
+
+    def __init__(self, uri: str, sink: Sink) -> None:
+        self.uri, self._sink = uri, sink
+        self._written = 0
+
+    def put(self, result: Result) -> None:
+        self._sink.write(result)
+        self._written += 1
+
+    def counts(self) -> OutletCounts:
+        return OutletCounts(self._written, 0)
+
+    def close(self) -> OutletCounts:
+        self._sink.close()
+        return self.counts()
+
+
+def open_outlet(uri: str, sink: Sink, faults: Faults) -> Outlet | StraightOutlet:
+    """What hands results to an opened sink."""
+    return StraightOutlet(uri, sink) if getattr(sink, "instant", False) else Outlet(uri, sink, faults)
+
+
 class Outlet:
     """Feeds one sink. What fails is closed, and opened again after a pause while the run goes on.
 

@@ -17,7 +17,7 @@ from edge.stream.admission import Admission
 from edge.stream.faults import Faults
 from edge.stream.feed import Feed
 from edge.stream.network import Network
-from edge.stream.outlet import Outlet, OutletCounts
+from edge.stream.outlet import Outlet, OutletCounts, StraightOutlet, open_outlet
 from edge.stream.pipeline import Pipeline
 from edge.stream.reader import Reader
 from edge.stream.score import Judge, Scoreboard
@@ -78,7 +78,7 @@ class Run:
         self.faults = Faults(self.privacy)
         self.admission = Admission([feed.lane for feed in feeds], self.stop, open_end)
         self.scoreboard = self._make_scoreboard()
-        self.outlets: list[Outlet] = []
+        self.outlets: list[Outlet | StraightOutlet] = []
         self.latency = latency
         self._sinks = list(sinks)
         self._by_name = {feed.name: feed for feed in self.feeds}
@@ -141,9 +141,9 @@ class Run:
         Raises:
             InputError: no feed gave a single frame, and not because the run was stopped.
         """
-        outlets = self.outlets = [Outlet(uri, sink, self.faults) for uri, sink in self._sinks]
+        outlets = self.outlets = [open_outlet(uri, sink, self.faults) for uri, sink in self._sinks]
         score = [Outlet(SCORE, self.scoreboard, self.faults)] if self.scoreboard else []
-        deliver = _shown(_fan_out(outlets + score), self.privacy)
+        deliver = _shown(_fan_out([*outlets, *score]), self.privacy)
         pipeline = Pipeline(self.network, self.admission, self._by_name, deliver, self.faults, self.latency)
         pipeline.on_rebuild = self._lend_again
         wall, cpu = time.perf_counter(), time.process_time()
@@ -267,7 +267,7 @@ class Run:
         }
 
 
-def _fan_out(outlets: Sequence[Outlet]) -> Callable[[Result], None]:
+def _fan_out(outlets: Sequence[Outlet | StraightOutlet]) -> Callable[[Result], None]:
     """One function that hands a result to every sink."""
     if len(outlets) == 1:
         return outlets[0].put
