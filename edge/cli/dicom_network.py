@@ -7,8 +7,10 @@ import json
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,14 +63,14 @@ def _send(args: argparse.Namespace) -> int:
     from edge.dicom.destination import destination
 
     to = destination(args.to)
-    way = carrier(to)
     parcels, skipped = _parcels(args.files)
     if not parcels:
         raise InputError("nothing to send", "there is no DICOM file", "name files, or folders of them")
     start = time.monotonic()
-    counts, reasons, stored = _carry(way, parcels)
-    if to.commits and stored:
-        counts["committed"] = _commit(to, way, stored, reasons)
+    with closing(carrier(to)) as way:
+        counts, reasons, stored = _carry(way, parcels)
+        if to.commits and stored:
+            counts["committed"] = _commit(to, way, stored, reasons)
     seconds = time.monotonic() - start
     facts = {"to": to.name, **counts, "skipped": skipped, "seconds": round(seconds, 3), "reasons": reasons}
     if args.json:
@@ -143,9 +145,6 @@ def _carry(way: Carrier, parcels: Sequence[Parcel]) -> tuple[Counter[str], list[
 
 def _commit(to: Destination, way: Carrier, stored: Sequence[Parcel], reasons: list[str]) -> int:
     """Ask for commitment; to how many objects the archive has committed."""
-    import uuid
-    from contextlib import ExitStack
-
     from edge.dicom.commitment import Listener
     from edge.dicom.destination import ScuDestination, listening
 
@@ -197,7 +196,8 @@ def _echo(args: argparse.Namespace) -> int:
 
     to = destination(args.address)
     start = time.monotonic()
-    peer = carrier(to).echo()
+    with closing(carrier(to)) as way:
+        peer = way.echo()
     milliseconds = (time.monotonic() - start) * 1000
     if args.json:
         print(json.dumps({"to": to.name, "software": peer, "milliseconds": round(milliseconds, 1)}))

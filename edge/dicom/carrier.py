@@ -101,6 +101,10 @@ class Carrier(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Leave nothing open."""
+        ...
+
 
 def carrier(destination: Destination) -> Carrier:
     """The way to a destination.

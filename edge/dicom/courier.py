@@ -67,6 +67,7 @@ class Courier:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
+        self._way.close()
 
     def _run(self) -> None:
         while not self._closed:

@@ -79,6 +79,9 @@ class ScuCarrier:
             peer = association.acceptor
             return str(peer.implementation_version_name or peer.implementation_class_uid or "")
 
+    def close(self) -> None:
+        pass  # an association ends with the call that opened it
+
     def _contexts(self, parcel: Parcel) -> list[tuple[str, str]]:
         """SOP class and transfer syntaxes to propose, best first."""
         others = [SYNTAXES["explicit"], SYNTAXES["implicit"]]

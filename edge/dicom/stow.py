@@ -44,7 +44,7 @@ class StowCarrier:
         self._to, self._session = destination, requests.Session()
         self._error, self._alone = requests.RequestException, False
         files = destination.certificates
-        self._session.auth, self._session.verify = destination.login, files.ca or True
+        self._session.auth, self._ca = destination.login, files.ca or True
         if files.cert:
             self._session.cert = (files.cert, files.key) if files.key else files.cert
         if not files.verify_name:
@@ -86,6 +86,9 @@ class StowCarrier:
         if response.status_code not in (200, 204):
             raise Unreachable(self._to.name, f"it answers with HTTP status {response.status_code}", _FIX)
         return str(response.headers.get("Server", ""))
+
+    def close(self) -> None:
+        self._session.close()
 
     def _post(self, group: Sequence[Parcel]) -> Mapping[str, Outcome] | None:
         """What became of each; None where that is not known of several.
@@ -134,16 +137,24 @@ class StowCarrier:
                 f"{self._to.url}/{path}",
                 headers=headers,
                 timeout=self._to.timeout,
+                verify=self._ca,  # the environment's would come before the session's
                 allow_redirects=False,
                 **how,
             )
         except self._error as e:
-            raise Unreachable(f"no answer of {self._to.name}", type(e).__name__, _FIX) from None
+            raise Unreachable(f"no answer of {self._to.name}", _cause(e), _FIX) from None
         except OSError as e:
             raise Unreachable(f"no request to {self._to.name}", e.strerror or str(e), _FIX) from e
 
 
 _FIX = "check its address, the login and that it runs"
+
+
+def _cause(error: BaseException) -> str:
+    """What the connection failed of, below requests' own words."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(getattr(error, "strerror", None) or error)
 
 
 @dataclass(frozen=True)

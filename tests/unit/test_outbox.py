@@ -58,6 +58,9 @@ class Archive:
     def echo(self) -> str:
         return ""
 
+    def close(self) -> None:
+        pass
+
 
 class Office:
     """An outbox without threads, its archives and its clock."""
