@@ -149,6 +149,12 @@ class Manifest(Record):
     def address(self) -> str:
         return f"{self.model}/{self.target}/{self.variant}"
 
+    @property
+    def precision(self) -> str:
+        """In which types it works, in words: `91 % int8, 9 % fp32`."""
+        shares = sorted(self.mac_shares.items(), key=lambda share: -share[1])
+        return ", ".join(f"{share:.0%} {name}".replace("%", " %") for name, share in shares) or self.carrier
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

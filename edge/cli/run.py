@@ -18,6 +18,7 @@ from edge.cli.stream_options import stream_config
 from edge.errors import EdgeError, InputError, RuntimeFault, UsageError
 
 if TYPE_CHECKING:
+    from edge.dicom.destination import Destination
     from edge.privacy import Privacy
     from edge.sinks import FeedInfo, Sink
     from edge.stream.config import EngineConfig, StreamConfig
@@ -36,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         action="append",
         default=[],
-        help="a video, image folder, DICOM file or folder, camera:N, csi:N, rtsp://…, http://…, gst:PIPELINE "
+        help="a video, image folder, DICOM file or folder, dicom+scp://HOST:PORT?spool=DIR, camera:N, "
+        "csi:N, rtsp://…, http://…, gst:PIPELINE "
         "or test:text?size=640x480&fps=30&frames=300&seed=1; NAME=URI names the feed; may be repeated",
     )
     add(
@@ -50,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         action="append",
         default=[],
-        help="jsonl:PATH, jsonl:- (standard output), video:PATH, display: or null:; may be repeated",
+        help="jsonl:PATH, jsonl:- (standard output), video:PATH, display: or null:; archives that received "
+        "objects are answered to are dicom+scu://TITLE@HOST:PORT or stow+https://HOST/PATH; may be repeated",
     )
     add("--target", help="whose engine to run (default: the best that this machine can run)")
     add("--variant", help="which engine of the target (default: fast; with onnxruntime_cuda: exact)")
@@ -106,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         InputError: a source or sink cannot be opened, or nothing could be read.
         StoreError, RuntimeFault: the engine cannot be loaded.
     """
-    stream = stream_config(args)
+    stream, archives = _archives(stream_config(args))
     _check(args, stream)
     stop = threading.Event()
     with ExitStack() as opened, ExitStack() as unread, stopping(stop):
@@ -119,6 +122,10 @@ def run(args: argparse.Namespace) -> int:
         if network.reads_volumes:
             for feed in feeds:
                 feed.give_volumes()
+        if archives:
+            from edge.dicom.answering import connect
+
+            connect(feeds, archives, network.precision)
         network.warm_up()
         if network.engine.takes_pictures:
             # Driver calls let go of Python's lock; a reader in pure Python would hold on to it for 5 ms.
@@ -134,6 +141,20 @@ def run(args: argparse.Namespace) -> int:
             summary = running.go()
     _report(args, summary.data)
     return summary.exit_code
+
+
+def _archives(stream: StreamConfig) -> tuple[StreamConfig, list[Destination]]:
+    """The config without those of its sinks that are archives, and these.
+
+    Raises:
+        UsageError: an address is wrong.
+    """
+    from edge.dicom.destination import OPENERS, destination
+
+    apart = [sink.to.partition(":")[0] in OPENERS for sink in stream.sinks]
+    archives = [destination(sink.to) for sink, is_one in zip(stream.sinks, apart, strict=True) if is_one]
+    others = tuple(sink for sink, is_one in zip(stream.sinks, apart, strict=True) if not is_one)
+    return stream.model_copy(update={"sinks": others}), archives
 
 
 def _check(args: argparse.Namespace, stream: StreamConfig) -> None:

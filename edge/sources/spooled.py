@@ -138,7 +138,8 @@ class Spooled:
             self.outcomes.lose(case, part, e)
             raise
         meta = {"file": current.path.name, **known, "transforms": list(transforms)}
-        return Picture(image, None, {**meta, **self.outcomes.hand_out(case, part)})
+        meta |= self.outcomes.hand_out(case, part)
+        return Picture(image, None, meta, path=current.path)
 
     def _volume(self, case: Case, left: list[list[Path]]) -> Picture | None:
         """The next stack of a unit; None where it has no more."""

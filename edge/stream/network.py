@@ -64,6 +64,7 @@ class Network:
         slots: batches in flight at the same time.
         patience: seconds that the first frame of a batch waits for others, where the engine takes several.
         runtime: name of the backend that runs it, which may not be the one its target has.
+        precision: in which types it works, in words.
     """
 
     def __init__(
@@ -77,8 +78,9 @@ class Network:
         slots: int = SLOTS,
         patience: float = 0.0,
         runtime: str = "",
+        precision: str = "",
     ) -> None:
-        self.id, self.engine, self.runtime = id, engine, runtime
+        self.id, self.engine, self.runtime, self.precision = id, engine, runtime, precision
         self.preprocess, self.task = preprocess, task
         self.input_name, self.patience = input_name, patience
         self._reopen, self._count = reopen, slots
@@ -261,7 +263,8 @@ def open_network(
         raise
     id = EngineId(manifest.model, manifest.target, manifest.variant, manifest.key)
     slots = slots or (SLOTS if engine.takes_pictures else options.streams + 1)
-    return Network(id, engine, preprocess, task, input_name, load, slots, patience, name)
+    words = manifest.precision
+    return Network(id, engine, preprocess, task, input_name, load, slots, patience, name, words)
 
 
 def _expectation(manifest: Manifest) -> Expectation:

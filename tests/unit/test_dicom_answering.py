@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ pytest.importorskip("pynetdicom", reason="the extra 'pacs' is not installed")
 pytest.importorskip("highdicom", reason="the extra 'pacs' is not installed")
 
 from live import going, until  # noqa: E402
-from streaming import feed, heatmap_graph, network_of, pictures  # noqa: E402
+from streaming import feed, heatmap_graph, network_of, pictures, publish  # noqa: E402
 from test_source_spooled import Box, receiving  # noqa: E402
 
 from edge.dicom.answering import connect  # noqa: E402
@@ -25,7 +26,7 @@ from edge.dicom.outbox import Outbox  # noqa: E402
 from edge.errors import UsageError  # noqa: E402
 from edge.spool import State  # noqa: E402
 from edge.stream.run import Run  # noqa: E402
-from tests.orthanc import AET, Orthanc, orthanc  # noqa: E402
+from tests.orthanc import AET, Orthanc, free_port, orthanc  # noqa: E402
 from tests.pacs import ct_slice, tool  # noqa: E402
 from tests.streaming import Collect, Script  # noqa: E402
 
@@ -59,15 +60,17 @@ def classes(pacs: Orthanc) -> Counter[str]:
 
 def test_a_series_comes_back_into_the_archive_as_report_and_masks_and_is_confirmed(tmp_path: Path) -> None:
     one, network = receiving(tmp_path), network_of(heatmap_graph(tmp_path / "tiny.onnx"))
-    with orthanc(tmp_path) as pacs:
-        connect([one], [destination(archive(pacs, commitment=1))], "fp32")
+    port = free_port()  # at which the archive tells what it keeps
+    with orthanc(tmp_path, {"edge": ("EDGE", port)}) as pacs:
+        to = archive(pacs, commitment=1, reports=f"127.0.0.1:{port}")
+        connect([one], [destination(to)], "fp32")
         with going(Run(network, [one], [])) as run:
             box = Box(run, one, Collect())
             box.send(*slices(3))
             until(lambda: box.spool.counts() == {State.CONFIRMED: 3})
             assert classes(pacs) == {SR: 1, SEG: 1}
             (line,) = box.lines(1)
-        assert len(line["frames"]) == 3 and "regions" in line["frames"][0]
+        assert len(line["frames"]) == 3 and "mask" in line["frames"][0]
         for data in pacs.datasets():
             assert (data.StudyInstanceUID, data.PatientID) == ("1.2.8", "PID77")
             assert data.SeriesInstanceUID != "1.2.9"
@@ -117,51 +120,69 @@ def test_a_unit_whose_answer_was_on_its_way_when_the_process_died_is_answered_on
     network.close()
 
 
+def test_an_engine_says_in_words_in_which_types_it_works(tmp_path: Path) -> None:
+    graph = heatmap_graph(tmp_path / "tiny.onnx")
+    assert publish(tmp_path / "engines", graph).manifest.precision == "fp32"
+    mixed = publish(tmp_path / "engines", graph, "exact", mac_shares={"fp32": 0.09, "int8": 0.91})
+    assert mixed.manifest.precision == "91 % int8, 9 % fp32"
+
+
 def test_an_archive_without_a_feed_that_is_answered_is_told_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no feed has one"):
         connect([feed("a", Script(pictures(1)))], [destination("dicom+scu://PACS@127.0.0.1:104")], "")
 
 
 def test_what_cannot_be_answered_is_quarantined_and_the_others_are_answered(tmp_path: Path) -> None:
-    """Two studies under one Series Instance UID are never mixed; a source that is gone harms itself alone."""
     network = network_of(heatmap_graph(tmp_path / "tiny.onnx"))
     one = receiving(tmp_path, unit="object")
     connect([one], [destination("dicom+scu://PACS@127.0.0.1:9")], "fp32")
-    answering = one.outcomes.answering  # type: ignore[union-attr]
+    desk: Any = one.outcomes
+    answering, keys = desk.answering, []
 
     def broken(key: str, found: Any) -> None:
-        if found[0].found[0].path.name == gone:
+        keys.append(key)
+        if len(keys) == 1:
             raise ValueError("with a value of the header: Secret^Jane")
         answering(key, found)
 
-    one.outcomes.answering = broken  # type: ignore[union-attr]
+    desk.answering = broken
     with going(Run(network, [one], [])) as run:
         box = Box(run, one, Collect())
-        gone = ""
-        box.send(slices(2)[0])
+        box.send(*slices(2))
+        until(lambda: box.spool.counts() == {State.QUARANTINED: 1, State.ANSWERED: 1})
+        assert box.spool.objects(State.QUARANTINED)[0].reason == "it cannot be answered: ValueError"
+    network.close()
+
+
+def test_an_outbox_without_room_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.dicom.desk.AGAIN_S", 0.05)
+    network = network_of(heatmap_graph(tmp_path / "tiny.onnx"))
+    one, calls = receiving(tmp_path), []
+    desk: Any = one.outcomes
+
+    def full(key: str, found: Any) -> None:
+        calls.append(key)
+        if len(calls) < 3:
+            raise OSError(28, "No space left on device")
+
+    desk.answering = full
+    with going(Run(network, [one], [])) as run:
+        box = Box(run, one, Collect())
+        box.send(*slices(2))
         box.lines(1)
-        gone = next(iter(box.spool.objects())).path.name
-        data = slices(2)[1]
-        data.PixelSpacing = [0, 0]
-        box.send(data)
-        box.lines(2)
+    assert len(calls) == 3 and len(set(calls)) == 1
     network.close()
 
 
 @pytest.mark.slow
 def test_edge_run_receives_from_storescu_and_answers(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    from tests.orthanc import free_port
-    from tests.streaming import publish
-
     publish(tmp_path / "engines", heatmap_graph(tmp_path / "tiny.onnx"))
     paths = [tmp_path / f"{number}.dcm" for number in range(3)]
     for path, data in zip(paths, slices(3), strict=True):
         pydicom.dcmwrite(path, data, enforce_file_format=True)
     port = free_port()
     source = f"dicom+scp://127.0.0.1:{port}?spool={tmp_path / 'spool'}&quiet=0.5&free_gb=0"
-    import sys
-
     with orthanc(tmp_path) as pacs:
         words = [
             sys.executable,

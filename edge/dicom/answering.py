@@ -1,0 +1,58 @@
+"""From what was found to archives: answers are built, and left in an outbox beside the spool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edge.dicom import answers
+from edge.dicom.answers.finding import Inference
+from edge.dicom.desk import Desk
+from edge.dicom.destination import Destination
+from edge.dicom.outbox import Outbox
+from edge.errors import UsageError
+from edge.stream.feed import Feed
+
+
+class ToArchives:
+    """Builds the kinds of answers that the outbox's destinations want."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def __call__(self, key: str, found: Sequence[Inference]) -> None:
+        """
+        Raises:
+            InputError: a source cannot be read again.
+            UsageError: an answer cannot be written.
+            OSError, sqlite3.Error: the outbox cannot take it now.
+        """
+        kinds = self._outbox.kinds
+        made: dict[str, list[Any]] = {kind: [] for kind in kinds}
+        for inference in found:
+            for kind, objects in answers.build_all(kinds, inference).items():
+                made[kind] += objects
+        self._outbox.put(key, made)
+
+
+def connect(feeds: Sequence[Feed], archives: Sequence[Destination], precision: str) -> None:
+    """Have all feeds that come from a spool answered to these archives; before the run.
+
+    Args:
+        precision: the engine's precision variant in words.
+
+    Raises:
+        UsageError: there is no such feed, or an archive is given twice.
+        MissingPackage: what answers are built or sent with is not installed.
+        StoreError, InputError: an outbox cannot be used, or a port not be listened on.
+    """
+    desks = [feed.outcomes for feed in feeds if isinstance(feed.outcomes, Desk)]
+    if not desks:
+        why = "archives are told of what comes by way of a spool, and no feed has one"
+        fix = "e.g. --source 'dicom+scp://0.0.0.0:11112?spool=DIR'"
+        raise UsageError(f"nothing to answer to {archives[0].name}", why, fix)
+    answers.require()
+    for desk in desks:
+        outbox = Outbox(desk.spool.root / "outbox", archives, on_confirmed=desk.confirmed)
+        desk.closing, desk.precision = outbox.close, precision
+        desk.answering = ToArchives(outbox)
