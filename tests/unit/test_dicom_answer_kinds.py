@@ -17,6 +17,7 @@ from edge.dicom import open_dicom  # noqa: E402
 from edge.dicom.answers import Found, LabelVolume, build, capture  # noqa: E402
 from edge.dicom.answers.observation import pixels  # noqa: E402
 from edge.preprocess import Placement  # noqa: E402
+from edge.tasks.image import Picture  # noqa: E402
 from edge.tasks.segment import Mask, Window  # noqa: E402
 from tests.answers import ENGINE, PRECISION, boxes, classes, inference, mask, nothing, source, written  # noqa: E402
 from tests.dicoms import item  # noqa: E402
@@ -154,6 +155,19 @@ def test_a_report_of_a_volume_has_millilitres(tmp_path):
         "lesion": 200 * 0.7 * 0.5 * 3 / 1000,
     }
     assert found["lesion"].unit.value == "ml"
+
+
+def test_a_task_that_measures_nothing_has_no_report(image):
+    found = Found(image, 0, Picture(np.zeros((48, 64, 3), np.uint8)))
+    assert build("sr", inference([found])) == []
+    assert len(build("sc", inference([found]))) == 1
+
+
+def test_labels_on_slices_without_a_place_have_no_volume(tmp_path):
+    paths = [source(tmp_path / f"{n}.dcm", GREY) for n in range(2)]
+    volume = LabelVolume([np.ones((48, 64), np.uint8)] * 2, paths, {1: "lesion"})
+    assert build("sr", inference([], volume=volume)) == []
+    assert segmentation([], volume=volume).NumberOfFrames == 2
 
 
 # ------------------------------------------------------------------ segmentation

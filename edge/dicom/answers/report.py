@@ -24,13 +24,16 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
 def build(inference: Inference, sources: Sources) -> list[Any]:
-    """One report of the whole unit of work; also of one in which nothing was found."""
+    """One report of the whole unit of work, also where nothing was found; none of a task that measures nothing."""
     from highdicom.sr import MeasurementReport, ObservationContext
 
+    groups = [*_of_frames(inference, sources), *_of_volume(inference, sources)]
+    if not groups:
+        return []
     report = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer(inference)),
         procedure_reported=codes.code("363679005", "SCT", "Imaging procedure"),
-        imaging_measurements=[*_of_frames(inference, sources), *_of_volume(inference, sources)],
+        imaging_measurements=groups,
         title=codes.code("126000", "DCM", "Imaging Measurement Report"),
     )
     answer = blank(COMPREHENSIVE_SR, "SR")
@@ -73,7 +76,7 @@ def _algorithm(inference: Inference) -> Any:
 def _of_frames(inference: Inference, sources: Sources) -> Iterator[Any]:
     """Measurement groups of all frames, in order."""
     algorithm = _algorithm(inference)
-    for found in inference.found if inference.volume is None else ():
+    for found in inference.found:
         source = sources[found.path]
         seen = observe(found.payload, source.columns, source.rows)
         yield from _of_classes(inference.key, source, found.frame, seen, algorithm)
@@ -129,29 +132,21 @@ def outline(region: Region) -> Any:
 
 
 def _of_volume(inference: Inference, sources: Sources) -> Iterator[Any]:
-    """A group a label: its volume in the patient, and how certain the network is of it."""
+    """A group a label: its volume in the patient; none where the slices have no place in it."""
     from highdicom.sr import MeasurementsAndQualitativeEvaluations, SourceImageForMeasurementGroup
 
     volume = inference.volume
     if volume is None:
         return
-    sizes = _millilitres(volume, sources)
-    scores = {name: score for found in inference.found for name, score in found.payload.found().items()}
-    for value in volume.values:
-        name = volume.names[value]
-        values = []
-        if value in sizes:
-            values.append(_number(codes.volume(), round(sizes[value], 3), codes.millilitres()))
-        if name in scores:
-            values.append(_certainty(scores[name]))
+    slices = {path: sources[path] for path in volume.paths}.values()
+    for value, size in _millilitres(volume, sources).items():
         yield MeasurementsAndQualitativeEvaluations(
             tracking_identifier=tracking(f"label {value}", derived(inference.key, "label", value)),
-            finding_type=codes.class_code(name),
-            measurements=values,
+            finding_type=codes.class_code(volume.names[value]),
+            measurements=[_number(codes.volume(), round(size, 3), codes.millilitres())],
             algorithm_id=_algorithm(inference),
             source_images=[
-                SourceImageForMeasurementGroup(source.sop_class, source.instance)
-                for source in {path: sources[path] for path in volume.paths}.values()
+                SourceImageForMeasurementGroup(source.sop_class, source.instance) for source in slices
             ],
         )
 
