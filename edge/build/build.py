@@ -27,10 +27,11 @@ from edge.build.processor import make_for_processor
 from edge.build.resources import peak_rss, reset_peak
 from edge.build.rows import Identity, Reporter, Row, attempted, row_of
 from edge.build.site import Site, find_site, gpu_of, obstacle
+from edge.build.suitable import refuse_for_volumes
 from edge.build.verify import Reference
 from edge.build.workshop import Made, Workshop
 from edge.config import ModelConfig
-from edge.errors import GateError, ModelError
+from edge.errors import GateError
 from edge.machine import Machine
 from edge.manifest import Entry, Manifest, PlanEntry, Tensor
 from edge.precision import calibrate, equalize, placement
@@ -292,8 +293,7 @@ def _make(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Machi
     shop.progress(f"plan {job.label}", 0, 0)
 
     def make() -> Entry:
-        if inputs.config.input.volume is not None:
-            _refuse_for_volumes(job)
+        refuse_for_volumes(inputs.config, job.target, job.variant)
         if job.target.is_gpu:
             made = make_for_gpu(shop, job.target, job.variant, job.builder, job.label, job.site)
         else:
@@ -307,18 +307,6 @@ def _make(inputs: Inputs, job: Job, shop: Workshop, store: Store, machine: Machi
     return dataclasses.replace(
         attempted(job.identity(inputs.config.name), make), warnings=_warnings(job, shop)
     )
-
-
-def _refuse_for_volumes(job: Job) -> None:
-    """
-    Raises:
-        ModelError: engines for volumes are made for processors, in the carrier alone.
-    """
-    what = f"cannot build {job.label}: the model reads volumes"
-    if job.target.is_gpu:
-        raise ModelError(what, "they run on a processor, and on no GPU yet", "give --targets cpu")
-    if job.variant not in ("fast", "exact"):
-        raise ModelError(what, "their weights are not quantized yet", "give --variants exact")
 
 
 def _warnings(job: Job, shop: Workshop) -> tuple[str, ...]:

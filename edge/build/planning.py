@@ -13,7 +13,7 @@ from edge.build.gpu import emulation
 from edge.build.inputs import gather
 from edge.build.processor import measured_costs, running
 from edge.build.rows import Reporter
-from edge.build.suitable import refuse_unsuitable
+from edge.build.suitable import refuse_for_volumes, refuse_unsuitable
 from edge.build.workshop import Workshop
 from edge.config import ModelConfig
 from edge.machine import Machine
@@ -56,6 +56,9 @@ def plans(
     Raises:
         EdgeError: the graph, the samples or the policy are no good.
     """
+    for target in targets:
+        for variant in variants:
+            refuse_for_volumes(config, target, variant)
     reporter.step("read the model and its samples", 0, 0)
     inputs = gather(config)
     jobs = [new_job(inputs, target, variant, machine) for target in targets for variant in variants]

@@ -1,13 +1,15 @@
-"""What a graph may hold for a processor and not for TensorRT: refused before a plan is searched for."""
+"""What cannot be built, whatever its precisions: refused before a plan is searched for."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
 
+from edge.config import ModelConfig
 from edge.errors import ModelError
 from edge.graph import Graph
 from edge.precision.given import QUANTIZERS, storage
+from edge.precision.plan import Variant
 from edge.simplify import STANDARD_DOMAINS
 from edge.targets import Target
 
@@ -32,6 +34,20 @@ def refuse_unsuitable(graph: Graph, target: Target) -> None:
                 "quantize it with signed, symmetric int8, give the graph as it was before quantization, or "
                 "build for --targets cpu alone",
             )
+
+
+def refuse_for_volumes(config: ModelConfig, target: Target, variant: Variant) -> None:
+    """
+    Raises:
+        ModelError: the model reads volumes, and the engine would be for a GPU or of quantized weights.
+    """
+    if config.input.volume is None:
+        return
+    what = f"cannot build {target.name}/{variant}: the model reads volumes"
+    if target.is_gpu:
+        raise ModelError(what, "they run on a processor, and on no GPU yet", "give --targets cpu")
+    if variant not in ("fast", "exact"):
+        raise ModelError(what, "their weights are not quantized yet", "give --variants exact")
 
 
 def _objection(graph: Graph, node: onnx.NodeProto) -> str:

@@ -124,9 +124,9 @@ class GreyTransform:
         return values * float(slope) + float(intercept)
 
     def values(self, stored: Array) -> Values:
-        """The modality values of a frame, NaN where there is padding."""
+        """The modality values of a frame, NaN where there is padding, or no finite value."""
         scaled = self.scaled(stored, [])
-        scaled[_padding(self.dataset, [])(stored)] = np.nan
+        scaled[_padding(self.dataset, [])(stored) | ~np.isfinite(scaled)] = np.nan
         return scaled
 
     def ends(self, stored: Array) -> list[float]:

@@ -50,6 +50,23 @@ def test_modality_values_are_taken_and_padding_becomes_the_lowest(tmp_path: Path
     assert values[2, 1, 1] == values.min() == 2 * others.min() - 10
 
 
+def test_values_that_are_no_numbers_are_taken_for_padding(tmp_path: Path) -> None:
+    stored = NOISE.astype(np.float32)
+    stored[0, 0, :3] = np.nan, np.inf, -np.inf
+    paths = write_series(tmp_path, stored)
+    import pydicom
+
+    for path in paths:
+        ds = pydicom.dcmread(path)
+        ds.FloatPixelData = ds.PixelData
+        for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+            delattr(ds, keyword)
+        ds.save_as(path)
+    values = open_volume(paths).values()
+    assert np.isfinite(values).all() and (values[0, 0, :3] == values.min()).all()
+    assert np.array_equal(values[1:], NOISE[1:])
+
+
 def test_an_enhanced_file_is_a_volume_by_its_functional_groups(tmp_path: Path) -> None:
     order = [3, 0, 4, 1, 2]
     path = write_enhanced(tmp_path / "enhanced.dcm", NOISE, (1.5, 0.5, 0.75), order)
@@ -163,3 +180,20 @@ def test_a_real_series_of_384_slices_is_a_volume() -> None:
     assert volume.shape == (384, 384, 274)
     assert np.allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), (0.6667, 0.6667, 0.7), atol=1e-3)
     assert np.linalg.det(volume.affine[:3, [2, 1, 0]]) > 0
+
+
+FILES = config.assets() / "dicom" / "files"
+
+
+@pytest.mark.skipif(not FILES.is_dir(), reason=f"no measuring data: {FILES} is absent")
+@pytest.mark.parametrize("path", sorted(FILES.glob("*.dcm")), ids=lambda path: path.name)
+def test_every_real_file_is_a_volume_or_refused_with_a_reason(path: Path) -> None:
+    """Those of several frames with a place in the patient are volumes."""
+    try:
+        volume = open_volume([path])
+        values = volume.values()
+    except InputError as e:
+        assert e.why and e.fix
+        return
+    assert len(volume.slices) > 1
+    assert values.shape == volume.shape and np.isfinite(values).all()

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from edge.build.build import build
+from edge.build.planning import plans
 from edge.cli import main
 from edge.config import ROOT
-from edge.errors import UsageError
+from edge.errors import ModelError, UsageError
 from edge.machine import detect
 from edge.sources import open_source
 from edge.store import Store
@@ -64,6 +65,8 @@ def test_fast_and_exact_are_built_in_fp32_and_the_rest_is_refused_with_the_reaso
     assert fast.accuracy is not None and fast.accuracy.outputs[0].cosine == pytest.approx(1)
     assert "not quantized yet" in weights.reason
     assert all(row.error is not None and "on no GPU yet" in row.reason for row in gpu)
+    with pytest.raises(ModelError, match="ada/fast: the model reads volumes"):
+        plans(model, [TARGETS["ada"]], ["fast"], Store(tmp_path / "e"), detect(), Quiet())
     again = build(model, targets[:1], ["fast"], Store(tmp_path / "e"), detect(), Quiet())
     assert again[0].cached
     assert fast.accuracy.samples == 1 and "calibrated" not in fast.accuracy.how
