@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
-import sqlite3
 import threading
 import uuid
 from collections.abc import Callable
 
-from edge.dicom.carrier import Carrier, Fate, Report, Unreachable
+from edge.dicom.carrier import Carrier, Fate, Parcel, Report, Unreachable
 from edge.dicom.deliveries import Deliveries
 from edge.dicom.destination import Destination, ScuDestination
 
@@ -75,8 +74,8 @@ class Courier:
             try:
                 self.step()
                 due = self._rows.next_due(self._to.name)
-            except (OSError, sqlite3.Error) as e:  # the disk is full, say
-                log.error("the outbox of %s stands still: %s", self._to.name, e)
+            except Exception as e:  # the disk is full, say: the thread must not end
+                log.error("the outbox of %s stands still: %s", self._to.name, type(e).__name__)
                 due = self._clock() + LOOK_SECONDS
             wait = LOOK_SECONDS if due is None else (max(due, self._not_before) - self._clock())
             self._wake.wait(min(max(wait, 0.0), LOOK_SECONDS))
@@ -93,7 +92,11 @@ class Courier:
 
     def _send(self) -> bool:
         """Send a batch; whether there was one."""
-        parcels = self._rows.waiting(self._to.name, BATCH)
+        waiting = self._rows.waiting(self._to.name, BATCH)
+        parcels = [parcel for parcel in waiting if parcel.path.is_file()]
+        for parcel in waiting:
+            if parcel not in parcels:
+                self._refused(parcel, "its file is gone from the outbox")
         left = {parcel.uid for parcel in parcels}
         try:
             for parcel, outcome in self._way.send(parcels) if parcels else ():
@@ -104,19 +107,17 @@ class Courier:
                 elif outcome.fate is Fate.LATER:
                     self._later(parcel.uid, outcome.reason)
                 else:
-                    instead = self._rows.refused(self._to.name, parcel.uid, outcome.reason)
-                    log.warning(
-                        "%s: an object is refused: %s%s",
-                        self._to.name,
-                        outcome.reason,
-                        instead and f"; {instead}",
-                    )
+                    self._refused(parcel, outcome.reason)
                 if self._closed:
                     break
         except Unreachable as e:
             self._unreachable(e)
             self._rows.later(self._to.name, sorted(left), None, str(e), self._to.attempts)
-        return bool(parcels)
+        return bool(waiting)
+
+    def _refused(self, parcel: Parcel, reason: str) -> None:
+        instead = self._rows.refused(self._to.name, parcel.uid, reason)
+        log.warning("%s: not sent: %s%s", self._to.name, reason, instead and f"; {instead} instead")
 
     def _later(self, uid: str, reason: str) -> None:
         wait = self._wait(self._rows.attempts(self._to.name, uid))

@@ -224,6 +224,16 @@ class Outbox:
         """Every object on its way to an archive, those of one state or all."""
         return self._rows.all(state)
 
+    def wait(self, seconds: float) -> bool:
+        """Until nothing is on its way any more, not longer than so many seconds; whether that is so."""
+        deadline = time.monotonic() + seconds
+        names = [to.name for to in self._destinations]
+        while any(self._rows.next_due(name) is not None for name in names):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
     def retry(self) -> int:
         """Everything that was given up waits again; how many objects that is."""
         count = self._rows.retry()

@@ -116,9 +116,9 @@ class ScuCarrier:
             status = association.send_c_store(data).get("Status")
         except EdgeError as e:
             return Outcome(Fate.REFUSED, str(e))
-        except (ValueError, AttributeError, RuntimeError):
+        except Exception as e:  # pynetdicom's and pydicom's, with values of the header
             if association.is_established:
-                return Outcome(Fate.REFUSED, "it cannot be encoded")
+                return Outcome(Fate.REFUSED, f"it cannot be encoded ({type(e).__name__})")
             status = None
         if status is None:
             return Outcome(Fate.LATER, "the association ended while it was sent")

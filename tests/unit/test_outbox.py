@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
+import pydicom
+
 from edge.dicom.carrier import Fate, Outcome, Parcel, Report, Unreachable
 from edge.dicom.deliveries import State
 from edge.dicom.destination import Destination, destination
 from edge.dicom.outbox import Outbox
 from edge.errors import StoreError, UsageError
+from edge.spool import Disk
 from tests.pacs import ct_slice
-from tests.spools import Clock
+from tests.spools import Clock, CutDisk, PowerCut
 
 PACS = "dicom+scu://PACS@10.0.0.5:104?kinds=sr,seg&fallback=sc"
 STORED = Outcome(Fate.STORED)
@@ -40,7 +43,7 @@ class Archive:
             if outcome is None:
                 yield parcel, Outcome(Fate.LATER, "the association ended")
                 raise Unreachable("no association", "it ended")
-            assert parcel.path.read_bytes()[128:132] == b"DICM"
+            assert pydicom.dcmread(parcel.path).SOPInstanceUID == parcel.uid
             self.got += [parcel.uid] if outcome.fate is Fate.STORED else []
             yield parcel, outcome
 
@@ -65,8 +68,8 @@ class Archive:
 class Office:
     """An outbox without threads, its archives and its clock."""
 
-    def __init__(self, folder: Path, *addresses: str) -> None:
-        self.folder, self.clock = folder, Clock()
+    def __init__(self, folder: Path, *addresses: str, disk: Disk | None = None) -> None:
+        self.folder, self.clock, self.disk = folder, Clock(), disk or Disk()
         self.to = [destination(address) for address in addresses or (PACS,)]
         self.archives = {to.name: Archive() for to in self.to}
         self.told: list[tuple[str, ...]] = []
@@ -89,6 +92,7 @@ class Office:
             on_given_up=lambda key, why: self.told.append(("given up", key, why)),
             start=False,
             way=way,
+            disk=self.disk,
             chance=random.Random(1),
         )
 
@@ -325,6 +329,43 @@ def test_nothing_of_the_patient_is_in_names_and_logs(office, caplog):
     text = caplog.text + " ".join(str(path) for path in here.folder.rglob("*")) + repr(here.told)
     assert "given up" in text and "Secret" not in text and "PID77" not in text
     assert (here.folder / "outbox.db").stat().st_mode & 0o077 == 0
+
+
+def test_a_file_that_is_gone_holds_nothing_up(office):
+    here = office()
+    here.box.put("bad", {"sr": [ct_slice(1)]})
+    next((here.folder / "objects").iterdir()).unlink()
+    here.box.put("good", {"sr": [ct_slice(2)]})
+    assert not here.box.wait(0)
+    here.box.step()
+    assert here.archive.got == ["1.2.3.2"] and here.box.wait(0)
+    assert ("given up", "bad", "PACS@10.0.0.5:104: its file is gone from the outbox") in here.told
+
+
+def test_a_power_cut_at_any_step_loses_nothing_that_was_put(tmp_path):
+    """What `put` has taken is there, whole; what it has not can be put again; nothing is sent twice."""
+    answer = {"sr": [ct_slice(1), ct_slice(2)]}
+    for steps in range(40):
+        here = Office(tmp_path / str(steps), disk=CutDisk(None))
+        disk = here.box._disk
+        disk.left, disk.after = steps // 2, bool(steps % 2)
+        try:
+            here.box.put("k", answer)
+            taken = True
+        except PowerCut:
+            taken = False
+        disk.left = None
+        here.box.close()
+        disk.outage()
+        here.disk = Disk()
+        here.box = here.open()
+        if not taken:
+            here.box.put("k", answer)
+        here.box.step()
+        here.box.close()
+        assert sorted(here.archive.got) == ["1.2.3.1", "1.2.3.2"] and here.told == [("delivered", "k")]
+        assert len(list((here.folder / "objects").iterdir())) == 2
+    assert taken and disk.left is None
 
 
 def test_an_object_without_a_uid_is_an_error(office):
