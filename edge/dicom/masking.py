@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from edge.dicom.deidentify import deidentify
 from edge.dicom.header import reading
 from edge.dicom.pixels import DicomImage, open_dicom
 from edge.dicom.text import TextFinder
-from edge.errors import RuntimeFault
+from edge.errors import EdgeError, RuntimeFault
 from edge.privacy import Pseudonyms
 from edge.types import Array, Image
 
@@ -62,17 +63,31 @@ def mask(path: Path, folder: Path, finder: TextFinder, pseudonyms: Pseudonyms) -
     image = open_dicom(path)
     found = [finder.find(image.frame(index)[0]) for index in range(image.frames)]
     regions = np.unique(np.concatenate(found), axis=0)
-    frames = (_blank(image, index, regions) for index in range(image.frames))
-    pixels = _Pixels.of(frames)
-    with reading(path, "de-identify"):
-        dataset = _plain(image.dataset)
-        if not dataset.get("SOPInstanceUID"):
-            dataset.SOPInstanceUID = hashlib.sha256(path.read_bytes()).hexdigest()
-        deidentify(dataset, pseudonyms, cleaned=len(regions) > 0)
-        pixels.into(dataset)
-    target = folder / f"{dataset.SOPInstanceUID}.dcm"
-    _write(dataset, target, path)
+    with _scratch(folder) as file:
+        pixels = _Pixels.stored(file, (_blank(image, index, regions) for index in range(image.frames)))
+        with reading(path, "de-identify"):
+            dataset = _plain(image.dataset)
+            if not dataset.get("SOPInstanceUID"):
+                dataset.SOPInstanceUID = f"2.25.{int(hashlib.sha256(path.read_bytes()).hexdigest()[:30], 16)}"
+            deidentify(dataset, pseudonyms, cleaned=len(regions) > 0)
+            pixels.into(dataset)
+        target = folder / f"{dataset.SOPInstanceUID}.dcm"
+        _write(dataset, target, path)
     return Masked(target, tuple(len(boxes) > 0 for boxes in found), regions)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[BinaryIO]:
+    """A nameless file where the copy will be: a long cine is never in memory whole."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as file:
+            yield file
+    except EdgeError:
+        raise
+    except OSError as e:
+        why = e.strerror or str(e)
+        raise RuntimeFault(f"cannot write to {folder}", why, "check the path and the disk") from e
 
 
 def _blank(image: DicomImage, index: int, regions: NDArray[np.intp]) -> Array:
@@ -93,19 +108,22 @@ def _darkest(stored: Array, picture: Image) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Pixels:
-    """All frames as uncompressed pixel data (PS3.5 8.2)."""
+    """All frames as uncompressed pixel data (PS3.5 8.2), in a file."""
 
-    data: bytes
+    file: BinaryIO
     dtype: np.dtype[Any]
     colour: bool
 
     @classmethod
-    def of(cls, frames: Iterable[Array]) -> _Pixels:
-        parts, kind, colour = [], np.dtype(np.uint8), False
+    def stored(cls, file: BinaryIO, frames: Iterable[Array]) -> _Pixels:
+        kind, colour = np.dtype(np.uint8), False
         for frame in frames:
             kind, colour = frame.dtype, frame.ndim == 3
-            parts.append(np.ascontiguousarray(frame, kind.newbyteorder("<")).tobytes())
-        return cls(b"".join(parts), kind, colour)
+            file.write(np.ascontiguousarray(frame, kind.newbyteorder("<")).data)
+        if file.tell() % 2:
+            file.write(b"\0")
+        file.seek(0)
+        return cls(file, kind, colour)
 
     def into(self, dataset: Any) -> None:
         """Set them, and the elements that describe them."""
@@ -116,10 +134,11 @@ class _Pixels:
                 del dataset[keyword]
         if self.dtype.kind == "f":
             keyword, vr = FLOAT_PIXELS[self.dtype.name], "OF" if self.dtype.itemsize == 4 else "OD"
-            dataset.add_new(keyword, vr, self.data)
+            dataset.add_new(keyword, vr, self.file)
             return
         if dataset.BitsAllocated == 1:
-            dataset.add_new("PixelData", "OW", pack_bits(np.frombuffer(self.data, np.uint8)))
+            size = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames") or 1)
+            dataset.add_new("PixelData", "OW", pack_bits(np.frombuffer(self.file.read(size), np.uint8)))
             return
         bits = 8 * self.dtype.itemsize
         dataset.BitsAllocated = bits
@@ -128,8 +147,7 @@ class _Pixels:
         dataset.PixelRepresentation = int(self.dtype.kind == "i")
         if self.colour:
             dataset.PhotometricInterpretation, dataset.PlanarConfiguration = "RGB", 0
-        padded = self.data + b"\0" * (len(self.data) % 2)
-        dataset.add_new("PixelData", "OB" if bits == 8 else "OW", padded)
+        dataset.add_new("PixelData", "OB" if bits == 8 else "OW", self.file)
 
 
 def _plain(source: Any) -> Any:
@@ -161,7 +179,6 @@ def _write(dataset: Any, target: Path, source: Path) -> None:
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
             with reading(source, "write a masked copy of"):
                 dataset.save_as(file, enforce_file_format=True)

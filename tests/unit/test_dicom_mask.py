@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,25 @@ def test_a_copy_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         masked(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_object_without_a_uid_gets_one_of_its_content(tmp_path: Path) -> None:
+    path = dicoms.write(tmp_path / "a.dcm", noise((32, 64)))
+    ds = pydicom.dcmread(path)
+    del ds.SOPInstanceUID
+    ds.save_as(path)
+    done = masked(path, tmp_path / "out").path
+    assert re.fullmatch(r"2\.25\.\d+", str(pydicom.dcmread(done).SOPInstanceUID))
+    assert masked(path, tmp_path / "out").path == done
+
+
+def test_a_long_cine_is_not_in_memory_whole(tmp_path: Path) -> None:
+    path = dicoms.write(tmp_path / "a.dcm", np.zeros((128, 512, 512), np.uint16))
+    tracemalloc.start()
+    masked(path, tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert path.stat().st_size > 64e6 and peak < 24e6
 
 
 # --------------------------------------------------------------------------- the model, the command, the run
