@@ -95,8 +95,19 @@ def test_the_readme_shows_every_everyday_command() -> None:
 
 
 def options(command: str) -> set[str]:
-    (subparsers,) = (a for a in parser(command)._actions if isinstance(a, argparse._SubParsersAction))
-    return set(subparsers.choices[command]._option_string_actions)
+    """Of a command and of its actions, as `edge dicom send`."""
+    return set(_options(_subparsers(parser(command))[command]))
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    yield from parser._option_string_actions
+    for child in _subparsers(parser).values():
+        yield from _options(child)
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    groups = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return {name: child for group in groups for name, child in group.items()}
 
 
 @pages
