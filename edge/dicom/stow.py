@@ -11,7 +11,8 @@ from typing import Any
 from edge.dicom.carrier import Fate, Outcome, Parcel, Report, Unreachable, outcome_of
 from edge.dicom.destination import StowDestination
 from edge.dicom.recode import PLAIN, encoded
-from edge.errors import EdgeError, missing_package
+from edge.dicom.service import FIX, Service
+from edge.errors import EdgeError
 
 REQUEST_BYTES = 32 << 20
 """Objects of so many bytes share a request; a larger one has its own."""
@@ -36,24 +37,14 @@ class StowCarrier:
     """
 
     def __init__(self, destination: StowDestination) -> None:
-        try:
-            import requests
-            from requests.adapters import HTTPAdapter
-        except ImportError as e:
-            raise missing_package("requests", "pacs", "STOW-RS") from e
-        self._to, self._session = destination, requests.Session()
-        self._error, self._alone = requests.RequestException, False
-        files = destination.certificates
-        self._session.auth, self._ca = destination.login, files.ca or True
-        if files.cert:
-            self._session.cert = (files.cert, files.key) if files.key else files.cert
-        if not files.verify_name:
-
-            class AnyName(HTTPAdapter):
-                def init_poolmanager(self, *args: Any, **how: Any) -> None:
-                    super().init_poolmanager(*args, **how, assert_hostname=False)
-
-            self._session.mount("https://", AnyName())
+        self._to, self._alone = destination, False
+        self._service = Service(
+            destination.url,
+            destination.timeout,
+            destination.certificates,
+            destination.login,
+            destination.token_file,
+        )
 
     def send(self, parcels: Sequence[Parcel]) -> Iterator[tuple[Parcel, Outcome]]:
         for group in _groups(parcels, alone=self._alone):
@@ -82,13 +73,13 @@ class StowCarrier:
         raise Unreachable(f"no commitment of {self._to.name}", "STOW-RS has none")
 
     def echo(self) -> str:
-        response = self._request("GET", "studies", params={"limit": "1"})
+        response = self._service.request("GET", "studies", params={"limit": "1"})
         if response.status_code not in (200, 204):
-            raise Unreachable(self._to.name, f"it answers with HTTP status {response.status_code}", _FIX)
+            raise Unreachable(self._to.name, f"it answers with HTTP status {response.status_code}", FIX)
         return str(response.headers.get("Server", ""))
 
     def close(self) -> None:
-        self._session.close()
+        self._service.close()
 
     def _post(self, group: Sequence[Parcel]) -> Mapping[str, Outcome] | None:
         """What became of each; None where that is not known of several.
@@ -106,10 +97,10 @@ class StowCarrier:
             return broken
         kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
         body = Body(boundary, parts)
-        response = self._request("POST", "studies", data=body, headers={"Content-Type": kind})
+        response = self._service.request("POST", "studies", data=body, headers={"Content-Type": kind})
         status = response.status_code
         if status in NOT_NOW:
-            raise Unreachable(f"{self._to.name} takes nothing", f"HTTP status {status}", _FIX)
+            raise Unreachable(f"{self._to.name} takes nothing", f"HTTP status {status}", FIX)
         answer = _answer(response) if status in ANSWERED else {}
         if status in ANSWERED and (answer or status != 409):
             stored = Outcome(
@@ -126,35 +117,6 @@ class StowCarrier:
         if parcel.syntax in PLAIN and parcel.syntax != self._to.syntax:
             return encoded(parcel.path, self._to.syntax)
         return parcel.path
-
-    def _request(self, method: str, path: str, **how: Any) -> Any:
-        headers = {"Accept": "application/dicom+json", **how.pop("headers", {})}
-        try:
-            if self._to.token_file:
-                headers["Authorization"] = f"Bearer {Path(self._to.token_file).read_text().strip()}"
-            return self._session.request(
-                method,
-                f"{self._to.url}/{path}",
-                headers=headers,
-                timeout=self._to.timeout,
-                verify=self._ca,  # the environment's would come before the session's
-                allow_redirects=False,
-                **how,
-            )
-        except self._error as e:
-            raise Unreachable(f"no answer of {self._to.name}", _cause(e), _FIX) from None
-        except OSError as e:
-            raise Unreachable(f"no request to {self._to.name}", e.strerror or str(e), _FIX) from e
-
-
-_FIX = "check its address, the login and that it runs"
-
-
-def _cause(error: BaseException) -> str:
-    """What the connection failed of, below requests' own words."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return str(getattr(error, "strerror", None) or error)
 
 
 @dataclass(frozen=True)
