@@ -15,14 +15,14 @@ import pytest
 
 pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
 pytest.importorskip("pynetdicom", reason="the extra 'pacs' is not installed")
-from edge.dicom.carrier import Unreachable, carrier
+from edge.dicom.carrier import Report, Unreachable, carrier
 from edge.dicom.deliveries import State
 from edge.dicom.destination import destination
 from edge.dicom.outbox import Outbox
 from edge.dicom.receiver import Receiver, ReceiverSettings
 from edge.spool import Spool, Watermarks
 from tests.orthanc import AET, free_port, orthanc
-from tests.pacs import authority, client, ct_slice, tool
+from tests.pacs import association, authority, client, ct_slice, store, tool
 
 pytestmark = pytest.mark.usefixtures("no_sync")
 
@@ -269,6 +269,33 @@ def test_a_report_on_the_association_of_the_request(tmp_path):
             until(lambda: told)
     finally:
         archive.shutdown()
+
+
+@pytest.mark.parametrize("items", [0, 30_000])
+def test_a_report_that_nobody_asked_for_is_refused_and_harms_nobody(tmp_path, items):
+    """Also one of several megabytes."""
+    from pynetdicom import build_role
+
+    pushed = "1.2.840.10008.1.20.1"
+    heard: list[Report] = []
+    report = pydicom.Dataset()
+    report.TransactionUID = "2.25.7"
+    report.ReferencedSOPSequence = [pydicom.Dataset() for _ in range(items)]
+    for item in report.ReferencedSOPSequence:
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = SEG, "1.2.3"
+    with (
+        Spool(tmp_path / "spool", marks=Watermarks(0, 0)) as spool,
+        Receiver(spool, ReceiverSettings(port=0), lambda one: bool(heard.append(one))) as receiver,
+        association(
+            receiver.port,
+            contexts=[pushed, ct_slice(1).SOPClassUID],
+            ext_neg=[build_role(pushed, scp_role=True)],
+        ) as archive,
+    ):
+        status, _ = archive.send_n_event_report(report, 1, pushed, f"{pushed}.1")
+        assert status.Status == 0x0115
+        assert len(heard) == (0 if items else 1)
+        assert store(archive, ct_slice(1)) == 0 and receiver.counts["stored"] == 1
 
 
 CHILD = """
