@@ -264,6 +264,7 @@ def test_a_capture_is_the_overlay_over_the_display_picture(image):
     shown = boxes(64, 48).draw(open_dicom(image).frame(0)[0])
     stored = back(answer)
     assert np.array_equal(stored.pixel_array, shown[..., ::-1])
+    assert stored.Modality == "OT"
     assert stored.BurnedInAnnotation == "YES" and stored.SOPClassUID == capture.SECONDARY_CAPTURE
     assert stored.SourceImageSequence[0].ReferencedSOPInstanceUID == pydicom.dcmread(image).SOPInstanceUID
 

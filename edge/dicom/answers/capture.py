@@ -100,7 +100,9 @@ def _affordable(shots: Sequence[Shot]) -> list[Shot]:
 def _capture(shots: Sequence[Shot], sources: Sources, inference: Inference) -> Any:
     source = shots[0].source
     sop_class = MULTI_FRAME_TRUE_COLOR if len(shots) > 1 else SECONDARY_CAPTURE
-    answer = blank(sop_class, str(source.dataset.get("Modality") or "OT"))
+    answer = blank(
+        sop_class, "OT"
+    )  # not the source's: what is routed to this program by modality is no answer
     answer.ConversionType = "SYN"
     answer.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     answer.BurnedInAnnotation = "YES"

@@ -12,7 +12,7 @@ from edge.dicom.answers.codes import text
 from edge.dicom.answers.finding import Inference
 from edge.dicom.answers.patient import date, same_study, time_of_day
 from edge.dicom.answers.source import Source, Sources
-from edge.dicom.answers.uids import derived, instance_uid, series_uid
+from edge.dicom.answers.uids import instance_uid, series_uid
 from edge.dicom.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
 
 MANUFACTURER = "edge"
@@ -40,7 +40,6 @@ def dress(answer: Any, kind: str, number: int, inference: Inference, sources: So
     same_study(answer, source, inference)
     _own_series(answer, kind, number, inference)
     _dated(answer, moment_of(inference, source))
-    _same_dimensions(answer)
     _file_meta(answer)
     return answer
 
@@ -140,15 +139,6 @@ def _dated(answer: Any, moment: datetime) -> None:
         if f"{name}Date" in answer:
             setattr(answer, f"{name}Date", day)
             setattr(answer, f"{name}Time", hour)
-
-
-def _same_dimensions(answer: Any) -> None:
-    """Dimension Organization UID, made from the object's own (PS3.3 C.7.6.17)."""
-    if "DimensionOrganizationSequence" not in answer:
-        return
-    uid = derived(answer.SOPInstanceUID, "dimensions")
-    for item in (*answer.DimensionOrganizationSequence, *answer.DimensionIndexSequence):
-        item.DimensionOrganizationUID = uid
 
 
 def _file_meta(answer: Any) -> None:

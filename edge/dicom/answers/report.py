@@ -24,7 +24,7 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
 def build(inference: Inference, sources: Sources) -> list[Any]:
-    """One report of the whole unit of work, also where nothing was found; none of a task that measures nothing."""
+    """One report of the whole unit of work, also where nothing was found; none where nothing is measured."""
     from highdicom.sr import MeasurementReport, ObservationContext
 
     groups = [*_of_frames(inference, sources), *_of_volume(inference, sources)]

@@ -24,6 +24,9 @@ KIND = "seg"
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 
+BY_SEGMENT = (0x0062000B, 0x0062000A)
+"""Referenced Segment Number in Segment Identification Sequence: the first dimension of frames."""
+
 BY_POSITION = (0x00200032, 0x00209113)
 """Image Position (Patient) in Plane Position Sequence: the second dimension of frames at different places."""
 
@@ -105,7 +108,7 @@ def _segmentation(layers: Sequence[Layer], names: Sequence[str], inference: Infe
         answer.FrameOfReferenceUID, answer.PositionReferenceIndicator = uid, None
     else:
         answer.PatientOrientation = layers[0].source.dataset.get("PatientOrientation")
-    _functional_groups(answer, frames)
+    _functional_groups(answer, frames, derived(inference.key, "dimensions"))
     answer.ReferencedSeriesSequence = [_referenced_series(layers)]
     return answer
 
@@ -175,7 +178,7 @@ def _ordered(layers: Sequence[Layer]) -> list[Layer]:
     return [layers[i] for i in np.argsort(depths, kind="stable")]
 
 
-def _functional_groups(answer: Any, frames: Sequence[tuple[int, Layer]]) -> None:
+def _functional_groups(answer: Any, frames: Sequence[tuple[int, Layer]], uid: str) -> None:
     """What is common to all frames, what is of each, and how they are indexed (PS3.3 C.7.6.16, C.7.6.17)."""
     layers = _ordered(list({id(layer): layer for _, layer in frames}.values()))
     ranks = {id(layer): rank for rank, layer in enumerate(layers, 1)}
@@ -190,10 +193,10 @@ def _functional_groups(answer: Any, frames: Sequence[tuple[int, Layer]]) -> None
     answer.PerFrameFunctionalGroupsSequence = [
         _frame_item(number, layer, ranks[id(layer)]) for number, layer in frames
     ]
-    answer.DimensionOrganizationSequence = [_item(DimensionOrganizationUID=None)]
+    answer.DimensionOrganizationSequence = [_item(DimensionOrganizationUID=uid)]
     depths = {layer.plane.depth for layer in layers if layer.plane is not None}
     place = BY_POSITION if len(depths) == len(layers) else BY_ORDER
-    answer.DimensionIndexSequence = [_dimension(0x0062000B, 0x0062000A), _dimension(*place)]
+    answer.DimensionIndexSequence = [_dimension(uid, *BY_SEGMENT), _dimension(uid, *place)]
 
 
 def _gap(layers: Sequence[Layer]) -> float:
@@ -222,11 +225,11 @@ def _frame_item(number: int, layer: Layer, rank: int) -> Any:
     return item
 
 
-def _dimension(pointer: int, group: int) -> Any:
+def _dimension(uid: str, pointer: int, group: int) -> Any:
     from pydicom.datadict import keyword_for_tag
 
     return _item(
-        DimensionOrganizationUID=None,
+        DimensionOrganizationUID=uid,
         DimensionIndexPointer=pointer,
         FunctionalGroupPointer=group,
         DimensionDescriptionLabel=keyword_for_tag(pointer),
