@@ -82,9 +82,9 @@ class Camera:
         return self.changes[before][0] - start if len(self.changes) > before else 1e9
 
 
-def camera(seconds: float = 10, **keys: object) -> Camera:
+def camera(seconds: float = 10, fps: float = FPS, **keys: object) -> Camera:
     """One that has seen its scene for a while."""
-    feed = Camera(**keys)
+    feed = Camera(fps, **keys)
     assert feed.watch(shot(SCENE), seconds) == ()
     return feed
 
@@ -113,6 +113,16 @@ def test_what_is_wrong_is_flagged_within_two_and_a_half_seconds_and_not_for_long
     assert feed.delay(shot(SCENE)) <= 1.0
     assert feed.flags == ()
     assert len(feed.changes) == 2
+
+
+@pytest.mark.parametrize("fps", [5, 25, 30, 60, 100])
+@pytest.mark.parametrize("name", ["the last picture again and again", "no signal", "grease on the lens"])
+def test_the_feed_may_be_slow_or_fast(name: str, fps: float) -> None:
+    flag, take = BAD[name]
+    feed = camera(6, fps=fps)
+    assert feed.delay(take) <= 2.5
+    assert feed.flags == (flag,)
+    assert feed.delay(shot(SCENE)) <= 1.5
 
 
 HEALTHY: dict[str, Shot] = {
