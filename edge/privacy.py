@@ -16,10 +16,12 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edge.errors import EdgeError, InputError
-from edge.types import Result
+
+if TYPE_CHECKING:
+    from edge.types import Result
 
 Mode = Literal["pseudonym", "full", "none"]
 """pseudonym: UIDs are replaced under a key that is kept, file names are left out. full: the same under a key

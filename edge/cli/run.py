@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.cli.patients import look_for_text, privacy_of
 from edge.cli.status import following
 from edge.cli.stopping import stopping
 from edge.cli.stream_options import stream_config
@@ -19,7 +20,6 @@ from edge.errors import EdgeError, InputError, RuntimeFault, UsageError
 
 if TYPE_CHECKING:
     from edge.dicom.destination import Destination
-    from edge.privacy import Privacy
     from edge.sinks import FeedInfo, Sink
     from edge.stream.config import EngineConfig, StreamConfig
     from edge.stream.feed import Feed
@@ -52,8 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         action="append",
         default=[],
-        help="jsonl:PATH, jsonl:- (standard output), video:PATH, display: or null:; archives that received "
-        "objects are answered to are dicom+scu://TITLE@HOST:PORT or stow+https://HOST/PATH; may be repeated",
+        help="jsonl:PATH, jsonl:- (standard output), video:PATH, triage:PATH, display: or null:; archives "
+        "that received objects are answered to are dicom+scu://TITLE@HOST:PORT or stow+https://HOST/PATH; "
+        "may be repeated",
     )
     add("--target", help="whose engine to run (default: the best that this machine can run)")
     add("--variant", help="which engine of the target (default: fast; with onnxruntime_cuda: exact)")
@@ -113,9 +114,9 @@ def run(args: argparse.Namespace) -> int:
     _check(args, stream)
     stop = threading.Event()
     with ExitStack() as opened, ExitStack() as unread, stopping(stop):
-        privacy = _privacy(stream)
+        privacy = privacy_of(stream)
         feeds = _open_feeds(stream, unread)
-        _look_for_text(stream, feeds, privacy, opened)
+        look_for_text(stream, feeds, privacy, _read_paths(stream), opened)
         _check_outputs(args, stream, feeds)
         network = _open_network(stream.engine, any(feed.live for feed in feeds), args.serial)
         opened.callback(network.close)
@@ -178,21 +179,6 @@ def _check_writable(path: Path) -> None:
         raise InputError(f"cannot write {path}", e.strerror or str(e), "check the path") from e
 
 
-def _privacy(stream: StreamConfig) -> Privacy:
-    """The rule; where there are DICOM feeds its key is there, too.
-
-    Raises:
-        InputError: the key cannot be read or made.
-    """
-    from edge.privacy import Privacy
-    from edge.sources import locate
-
-    privacy = Privacy(stream.privacy, stream.privacy_key)
-    if stream.privacy != "none" and any(locate(f.source)[0].startswith("dicom") for f in stream.feeds):
-        _ = privacy.pseudonyms
-    return privacy
-
-
 def _open_feeds(stream: StreamConfig, opened: ExitStack) -> list[Feed]:
     """Files are opened at once; what may come and go is only checked."""
     from edge.stream.feed import open_feed
@@ -202,38 +188,6 @@ def _open_feeds(stream: StreamConfig, opened: ExitStack) -> list[Feed]:
         feeds.append(open_feed(config, [feed.name for feed in feeds]))
         opened.callback(feeds[-1].close)
     return feeds
-
-
-def _look_for_text(stream: StreamConfig, feeds: list[Feed], privacy: Privacy, opened: ExitStack) -> None:
-    """Give the feeds that want it a look at their pictures; the model is loaded once.
-
-    Raises:
-        UsageError: there would be nothing to mask.
-        MissingPackage: what de-identifies headers is not installed.
-    """
-    wanted = [(config, feed) for config, feed in zip(stream.feeds, feeds, strict=True) if config.burned_in]
-    if not wanted:
-        return
-    from edge.dicom.deidentify import require
-    from edge.dicom.text import TextFinder
-    from edge.sources import locate
-    from edge.stream.burned_in import BurnedIn
-
-    finder = TextFinder()
-    opened.callback(finder.close)
-    for config, feed in wanted:
-        if config.masked is None:
-            feed.burned_in = BurnedIn(finder)
-            continue
-        if not locate(config.source)[0].startswith("dicom"):
-            why = "masked copies are of DICOM objects"
-            raise UsageError(f'feed {feed.name}: burned_in = "mask"', why, 'use burned_in = "flag"')
-        inside = _source_around(config.masked, stream)
-        if inside is not None:
-            why = f"it lies inside the source {inside}, whose files the copies would be"
-            raise UsageError(f"feed {feed.name}: masked = {config.masked}", why, "give it another folder")
-        require()
-        feed.burned_in = BurnedIn(finder, privacy.pseudonyms, config.masked)
 
 
 def _infos(feeds: list[Feed]) -> list[FeedInfo]:
@@ -260,12 +214,6 @@ def _check_outputs(args: argparse.Namespace, stream: StreamConfig, feeds: list[F
         if other is not None:
             raise UsageError(f"cannot write {path} twice", f"{other} writes it too", "give each its own path")
         taken[file] = name
-
-
-def _source_around(folder: Path, stream: StreamConfig) -> Path | None:
-    """The source that a folder is, or is inside of."""
-    place = folder.resolve()
-    return next((source for source in _read_paths(stream) if source in (place, *place.parents)), None)
 
 
 def _read_paths(stream: StreamConfig) -> list[Path]:
