@@ -3,11 +3,14 @@ that the engine does not wait for it."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
-RISE = 1.05
-"""How fast, from batch to batch, the execution time rises that is counted on, and the preparation falls. The
-other way they change at once: too soon costs a little age, too late costs the engine's time."""
+WINDOW = 15
+"""Batches that are remembered. Of their preparations it counts on a slow one, of their executions on a quick
+one, but not on the worst: a thread that had to wait once for a processor says nothing of the next batch, and
+who counts on it has every frame grow old in a slot."""
+SLOW, QUICK = 0.75, 0.25
 MARGIN = 1e-3
 """Seconds that a thread may wake up late."""
 LONGEST = 1.0
@@ -18,13 +21,14 @@ class LastMoment:
     """Follows how long batches are prepared and executed, by the loop's clock (seconds)."""
 
     def __init__(self) -> None:
-        self._prepare = self._execute = 0.0
+        self._prepare: deque[float] = deque(maxlen=WINDOW)
+        self._execute: deque[float] = deque(maxlen=WINDOW)
         self._done = 0.0
 
     def learn(self, prepare: float, execute: float, done: float) -> None:
         """A batch took so long to be prepared, and to be executed, and its results were there at `done`."""
-        self._prepare = max(prepare, self._prepare / RISE)
-        self._execute = min(execute, RISE * self._execute) if self._execute else execute
+        self._prepare.append(prepare)
+        self._execute.append(execute)
         self._done = done
 
     def pause(self, submitted: Iterable[float], now: float) -> float:
@@ -33,7 +37,15 @@ class LastMoment:
         Args:
             submitted: when the batches in flight were given to the engine, the oldest first.
         """
-        free = self._done
+        if not self._execute:
+            return 0.0
+        execute, free = _at(QUICK, self._execute), self._done
         for moment in submitted:
-            free = max(free, moment) + self._execute
-        return min(free - self._prepare - MARGIN - now, LONGEST)
+            free = max(free, moment) + execute
+        return min(free - _at(SLOW, self._prepare) - MARGIN - now, LONGEST)
+
+
+def _at(share: float, values: Iterable[float]) -> float:
+    """The value that this share of them is below."""
+    ordered = sorted(values)
+    return ordered[int(share * (len(ordered) - 1) + 0.5)]

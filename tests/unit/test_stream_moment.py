@@ -9,7 +9,7 @@ import pytest
 from live import Opener, Steady, going, live_feed, until
 from streaming import Collect
 
-from edge.stream.moment import LONGEST, MARGIN, LastMoment
+from edge.stream.moment import LONGEST, MARGIN, WINDOW, LastMoment
 from edge.stream.network import null_network
 from edge.stream.run import Run
 
@@ -40,15 +40,22 @@ def test_a_batch_that_was_given_early_begins_when_the_one_before_is_done() -> No
     assert known().pause([0.99], now=1.0) == pytest.approx(EXECUTE - PREPARE - MARGIN)
 
 
-def test_a_quicker_batch_counts_at_once_and_a_slower_one_little_by_little() -> None:
+def test_batches_that_take_longer_or_shorter_from_now_on_are_soon_counted_on() -> None:
     moment = known()
-    moment.learn(PREPARE, EXECUTE / 2, done=1.0)
-    assert moment.pause([2.0], now=2.0) == pytest.approx(EXECUTE / 2 - PREPARE - MARGIN)
-    moment.learn(PREPARE, 10 * EXECUTE, done=1.0)
-    assert moment.pause([2.0], now=2.0) < EXECUTE
-    for _ in range(99):
+    for _ in range(WINDOW):
+        moment.learn(2 * PREPARE, EXECUTE / 2, done=1.0)
+    assert moment.pause([2.0], now=2.0) == pytest.approx(EXECUTE / 2 - 2 * PREPARE - MARGIN)
+    for _ in range(WINDOW):
         moment.learn(PREPARE, 10 * EXECUTE, done=1.0)
     assert moment.pause([2.0], now=2.0) == pytest.approx(10 * EXECUTE - PREPARE - MARGIN)
+
+
+def test_a_thread_that_waited_for_a_processor_now_and_then_changes_nothing() -> None:
+    moment = known()
+    for number in range(4 * WINDOW):
+        hiccup = number % 5 == 0
+        moment.learn(10 * PREPARE if hiccup else PREPARE, EXECUTE / 3 if hiccup else EXECUTE, done=1.0)
+    assert moment.pause([2.0], now=2.0) == pytest.approx(EXECUTE - PREPARE - MARGIN)
 
 
 def test_the_loop_looks_around_in_any_case() -> None:
