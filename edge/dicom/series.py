@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,6 +112,10 @@ class Frames:
             self.path, series = self._left.pop()
             self.image = series.open(self.path)
         return True
+
+    def skip(self) -> None:
+        """Leave the rest of this file out."""
+        self._next = sys.maxsize
 
     def read(self) -> tuple[int, Image, Transforms]:
         """The frame that `open` went to: its number from 0, its picture, and what was applied to its pixels.

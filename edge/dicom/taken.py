@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from edge.spool.database import Database
@@ -24,8 +24,8 @@ class Taken:
         self._rows = Database(path, Disk(), SCHEMA, 1)
         self._marks = {row["name"]: row["mark"] for row in self._rows.rows("SELECT name, mark FROM taken")}
 
-    def __len__(self) -> int:
-        return len(self._marks)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._marks)
 
     def mark(self, name: str) -> str | None:
         """The mark under which it was taken; None: it was not."""

@@ -44,6 +44,8 @@ SOURCES = {
     "images": "edge.sources.images",
     "dicom": "edge.sources.dicom",
     "dicom+scp": "edge.sources.dicom_scp",
+    "dicomweb+https": "edge.sources.dicomweb",
+    "dicomweb+http": "edge.sources.dicomweb",
     "video": "edge.sources.video",
     "test": "edge.sources.pattern",
     "camera": "edge.sources.camera",

@@ -33,6 +33,9 @@ SETTINGS: Mapping[str, Any] = {
 }
 """Of every such feed, with what they are when left out."""
 
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""Classes whose pixels are masks and labels (PS3.6 A)."""
+
 UNITS = ("object", "series")
 
 WAIT_S = 0.25
@@ -130,6 +133,11 @@ class Spooled:
             raise
         current = self._frames.image
         assert current is not None
+        if self._frames.number == 1 and (why := _no_image(current.dataset)):
+            self._frames.skip()
+            error = InputError(f"{current.path} is not looked at", why, "send images alone")
+            self.outcomes.lose(case, Part((current.path,)), error)
+            raise error
         part = Part((current.path,), self._frames.number)
         try:
             index, image, transforms = self._frames.read()
@@ -154,6 +162,15 @@ class Spooled:
             self.outcomes.lose(case, part, e)
             raise
         return replace(picture, meta={**picture.meta, **self.outcomes.hand_out(case, part)})
+
+
+def _no_image(dataset: Any) -> str:
+    """Why an object with pixels is not looked at; empty where it is."""
+    from edge.dicom.answers.dress import is_answer
+
+    if is_answer(dataset):
+        return "it is an answer of this program"
+    return "it is a segmentation" if str(dataset.get("SOPClassUID")) in SEGMENTATIONS else ""
 
 
 def open_spooled(

@@ -20,8 +20,8 @@ STREAMS = ["rtsp", "rtsps", "https", "udp"]
 """Without an end, or a server of their own here: `http` stands for them, being the same class.
 `unit/test_source_network.py` has the rest."""
 DEVICES = {"camera": "camera:0", "csi": "csi:0", "gst": "gst:videotestsrc"}
-SPOOLED = ["dicom+scp"]
-"""Never end either; `unit/test_source_spooled.py`."""
+SPOOLED = ["dicom+scp", "dicomweb+https", "dicomweb+http"]
+"""Never end either; `unit/test_source_spooled.py` and `unit/test_source_dicomweb.py`."""
 ENDING = [kind for kind in SOURCES if kind not in (*STREAMS, *SPOOLED)]
 
 

@@ -44,6 +44,13 @@ def dress(answer: Any, kind: str, number: int, inference: Inference, sources: So
     return answer
 
 
+def is_answer(dataset: Any) -> bool:
+    """Whether an object is one of ours: what comes back from an archive is not answered again."""
+    versions = dataset.get("SoftwareVersions") or ""
+    first = versions if isinstance(versions, str) else next(iter(versions), "")
+    return dataset.get("Manufacturer") == MANUFACTURER and str(first).startswith(f"{MANUFACTURER} ")
+
+
 def blank(sop_class: str, modality: str) -> Any:
     """A data set to be filled and dressed."""
     from pydicom import Dataset
@@ -102,7 +109,7 @@ def _own_series(answer: Any, kind: str, number: int, inference: Inference) -> No
     answer.SeriesDescription = text(f"{engine.model}: {DESCRIPTIONS[kind]}")
     answer.Manufacturer, answer.ManufacturerModelName = MANUFACTURER, text(engine.model)
     answer.DeviceSerialNumber = text(engine.key)
-    answer.SoftwareVersions = [f"edge {__version__}", text(f"{engine.target}/{engine.variant}")]
+    answer.SoftwareVersions = [f"{MANUFACTURER} {__version__}", text(f"{engine.target}/{engine.variant}")]
 
 
 def moment_of(inference: Inference, source: Source) -> datetime:
