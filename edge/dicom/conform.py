@@ -6,7 +6,7 @@ A grid of voxels of one size lies along the patient's axes, its centre at the vo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,7 +121,8 @@ def resample(values: NDArray[np.float32], source: Affine, grid: Grid, out: NDArr
     to_source = np.linalg.inv(source) @ grid.affine
     corner = np.array(values.shape) - 1
     flat, strides = values.ravel(), np.array(values.strides) // values.itemsize
-    for plane, at in enumerate(_planes(to_source, grid.shape)):
+    for plane in range(grid.shape[0]):
+        at = _plane(to_source, grid.shape, plane)
         spans = [(a >= -EDGE) & (a <= last + EDGE) for a, last in zip(at, corner, strict=True)]
         inside = np.logical_and.reduce(spans)
         if not inside.any():
@@ -149,13 +150,8 @@ def _mixed(
     return np.asarray(planes[0] + x * (planes[1] - planes[0]), np.float32)
 
 
-def nearest_labels(labels: NDArray[np.uint8], grid: Grid, target: Grid) -> Iterator[NDArray[np.uint8]]:
-    """Labels of `grid` on each plane of `target`: of the voxel that each point lies in; 0 outside."""
-    yield from (nearest_plane(labels, grid, target, index) for index in range(target.shape[0]))
-
-
 def nearest_plane(labels: NDArray[np.uint8], grid: Grid, target: Grid, index: int) -> NDArray[np.uint8]:
-    """Labels of `grid` on plane `index` of `target`."""
+    """Labels of `grid` on plane `index` of `target`: of the voxel that each point lies in; 0 outside."""
     out = np.zeros(target.shape[1:], np.uint8)
     at = _plane(np.linalg.inv(grid.affine) @ target.affine, target.shape, index)
     nearest = [np.floor(a + 0.5).astype(np.intp) for a in at]
@@ -164,10 +160,6 @@ def nearest_plane(labels: NDArray[np.uint8], grid: Grid, target: Grid, index: in
     )
     out[inside] = labels[tuple(n[inside] for n in nearest)]
     return out
-
-
-def _planes(matrix: Affine, shape: Shape) -> Iterator[list[NDArray[np.float64]]]:
-    yield from (_plane(matrix, shape, index) for index in range(shape[0]))
 
 
 def _plane(matrix: Affine, shape: Shape, index: int) -> list[NDArray[np.float64]]:
