@@ -50,7 +50,7 @@ def open(address: Address, realtime: bool) -> Spooled:
         log.info("%s listens on %s port %d", settings.aet, settings.host, receiver.port)
         return receiver
 
-    return open_spooled(address, settings.aet.lower(), values, listen, private=False)
+    return open_spooled(address, values, listen, private=False)
 
 
 def _settings(address: Address, values: Mapping[str, Any]) -> ReceiverSettings:

@@ -42,7 +42,6 @@ def open(address: Address, realtime: bool) -> Spooled:
     service = _service(shown, address, values)
     return open_spooled(
         Address(shown, address.place, own),
-        "dicomweb",
         values,
         lambda spool: WebPoll(spool, service, query, values["poll"], values["days"]),
     )

@@ -36,6 +36,9 @@ SETTINGS: Mapping[str, Any] = {
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Classes whose pixels are masks and labels (PS3.6 A)."""
 
+LABEL = "dicom"
+"""What such a feed is called, as every DICOM feed is."""
+
 UNITS = ("object", "series")
 
 WAIT_S = 0.25
@@ -175,7 +178,6 @@ def _no_image(dataset: Any) -> str:
 
 def open_spooled(
     address: Address,
-    label: str,
     values: Mapping[str, Any],
     supply: Callable[[Spool], Supply],
     private: bool = True,
@@ -205,7 +207,7 @@ def open_spooled(
         started = supply(spool)
         opened.pop_all()
     desk, objects = Desk(spool, claiming, keep), values["unit"] == "object"
-    return Spooled(label, desk, started, objects, window_of(values["window"]), private)
+    return Spooled(LABEL, desk, started, objects, window_of(values["window"]), private)
 
 
 def _claiming(address: Address, values: Mapping[str, Any]) -> Claiming:

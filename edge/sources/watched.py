@@ -30,4 +30,4 @@ def open_watched(address: Address) -> Spooled:
     spool = Path(values["spool"]).expanduser().resolve()
     if values["spool"] and (folder.resolve() == spool or folder.resolve() in spool.parents):
         raise UsageError(f"{address.uri}: the spool lies in the watched folder", "", "give it another place")
-    return open_spooled(address, "dicom", values, lambda spool: FolderWatch(spool, folder, values["settle"]))
+    return open_spooled(address, values, lambda spool: FolderWatch(spool, folder, values["settle"]))

@@ -139,7 +139,7 @@ def test_what_cannot_be_decoded_is_set_aside_with_its_reason_and_the_others_are_
     (aside,) = box.spool.objects(State.QUARANTINED)
     assert aside.uid == "1.2.3.2" and "bytes" in aside.reason
     box.run.end()
-    assert box.run.row("edge")["failures"] == {"capture": 1}
+    assert box.run.row("dicom")["failures"] == {"capture": 1}
 
 
 @objects
@@ -185,7 +185,7 @@ def test_idle_is_not_stalled_and_the_run_ends_with_its_receiver(box: Box) -> Non
     assert box.feed.life.state == "live"
     port = box.port
     summary = box.run.end()
-    assert (summary.exit_code, box.run.row("edge")["ended"]) == (0, "shutdown")
+    assert (summary.exit_code, box.run.row("dicom")["ended"]) == (0, "shutdown")
     with association(port) as assoc:
         assert not assoc.is_established
 
@@ -263,8 +263,8 @@ def test_one_engine_serves_a_camera_and_a_receiver_at_once(tmp_path: Path) -> No
         seen = len(sink.sequence("room"))
         until(lambda: len(sink.sequence("room")) > seen + 20)
         run.end()
-    assert len(line["frames"]) == len(sink.sequence("edge")) == 30
-    assert run.row("edge")["dropped"] == {}
+    assert len(line["frames"]) == len(sink.sequence("dicom")) == 30
+    assert run.row("dicom")["dropped"] == {}
 
 
 def test_storescu_sends_and_is_answered(box: Box, tmp_path: Path) -> None:

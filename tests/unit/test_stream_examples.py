@@ -10,7 +10,7 @@ import pytest
 from edge.address import split
 from edge.config import ROOT
 from edge.sinks import SINKS, FeedInfo, outputs
-from edge.sources import SOURCES, locate
+from edge.sources import SOURCES, locate, open_source
 from edge.stream.config import STREAMS, FeedConfig, StreamConfig, load_stream
 
 EXAMPLES = sorted(path.stem for path in STREAMS.glob("*.toml"))
@@ -88,3 +88,15 @@ def test_the_study_is_a_file_and_the_room_a_feed_that_comes_and_goes() -> None:
     study, room = feed(config, "study"), feed(config, "room")
     assert locate(study.source)[0] == "dicom" and study.realtime
     assert room.reconnect.give_up_s == 600 and study.reconnect.give_up_s is None
+
+
+def test_the_modality_is_received_and_its_series_wait_ten_seconds(tmp_path: Path) -> None:
+    pytest.importorskip("pynetdicom", reason="the extra 'pacs' is not installed")
+    address = feed(load_stream(Path("dicom_and_camera")), "modality").source
+    source = open_source(address.replace("11112", "0"))
+    try:
+        assert address.startswith("dicom+scp://") and split("", address).query["quiet"] == "10"
+        assert (tmp_path / "spool/modality/spool.db").exists()
+    finally:
+        source.close()
+        source.outcomes.close()  # type: ignore[attr-defined]
