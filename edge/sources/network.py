@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from edge.errors import EdgeError, InputError, UsageError, missing_package, nearest
+from edge.errors import EdgeError, UsageError, nearest
 from edge.sources import Absent, Address, Allocate, Damaged, Picture, Refused, numpy_memory
+from edge.sources.connect import connect, pyav, reason
 from edge.sources.h264 import FrameNumbers
-from edge.sources.lookup import look_up
+from edge.sources.keyframes import KeyFrames
 from edge.sources.url import Url, parse
 from edge.types import Array
 
@@ -48,9 +49,6 @@ LUMA_FIRST = frozenset(
 FULL_RANGE = 2
 """AVCOL_RANGE_JPEG."""
 
-KEY_PATIENCE = 10.0
-"""Seconds to wait for a key frame; a stream that refreshes its picture bit by bit has none."""
-
 HURRY_GAP = 2.0
 """Key frames further apart than this, in seconds, are too few to live on."""
 
@@ -72,7 +70,7 @@ def require() -> None:
     Raises:
         MissingPackage: PyAV is not installed.
     """
-    _pyav()
+    pyav()
 
 
 def describe(address: Address) -> Absent:
@@ -102,7 +100,7 @@ class NetworkSource:
     truth_kind: str | None = None
 
     def __init__(self, url: Url) -> None:
-        av = _pyav()
+        av = pyav()
         self._errors = av.error
         self._shown, self.label = url.absent.shown, url.absent.label
         self._read_timeout = url.settings["read_timeout"]
@@ -110,7 +108,7 @@ class NetworkSource:
         self.allocate: Allocate = numpy_memory
         self.hurry, self.skipped = False, 0
         self._closed, self._busy = False, threading.Lock()
-        self._container = _connect(av, url)
+        self._container = connect(av, url)
         try:
             stream = self._video_stream()
         except EdgeError:
@@ -129,7 +127,7 @@ class NetworkSource:
         self.paced = bool(self._container.duration)  # a file on a server comes as fast as the network allows
         self._packets: Iterator[Any] = self._container.demux(stream)
         self._frames: deque[Any] = deque()
-        self._keys = _KeyFrames(time.monotonic())
+        self._keys = KeyFrames(time.monotonic())
         self._numbers = FrameNumbers() if context.name == "h264" else None
         if self._numbers and context.extradata:
             self._numbers.gap(context.extradata)
@@ -170,7 +168,7 @@ class NetworkSource:
         except self._errors.ExitError:
             packet = None
         except (OSError, self._errors.FFmpegError) as e:
-            self.problem = f"the connection was lost: {_reason(e)}"
+            self.problem = f"the connection was lost: {reason(e)}"
             return None
         # FFmpeg may first give what it still has, and then wait again.
         if time.monotonic() - start >= self._read_timeout:
@@ -200,7 +198,7 @@ class NetworkSource:
         except self._errors.EOFError:
             return
         except (OSError, ValueError, self._errors.FFmpegError) as e:
-            raise self._damage(_reason(e)) from None
+            raise self._damage(reason(e)) from None
 
     def _left_out(self) -> bool:
         """Whether a packet that is no key frame is not decoded, and counted as what it is.
@@ -261,107 +259,3 @@ def _luma(frame: Any) -> tuple[Array | None, bool]:
     rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
     narrow = not name.startswith("yuvj") and frame.color_range != FULL_RANGE
     return rows[: frame.height, : frame.width], narrow
-
-
-class _KeyFrames:
-    """Whether a key frame has to be waited for.
-
-    Attributes:
-        gap: seconds between the last two.
-        cause: why what follows cannot be decoded, `started`, `damaged` or `skipped`; "" where it can.
-    """
-
-    def __init__(self, now: float) -> None:
-        self.gap = float("inf")
-        self.cause, self._since = "started", now
-        self._last: float | None = None
-
-    def wait(self, cause: str, now: float) -> None:
-        """From now on a key frame is needed; damage stays the cause when more is left out."""
-        self.cause = "damaged" if self.cause == "damaged" else cause
-        self._since = now
-
-    def restart(self, now: float) -> bool:
-        """A key frame came; tells whether it was waited for."""
-        self.gap = now - self._last if self._last is not None else self.gap
-        waited, self.cause, self._last = bool(self.cause), "", now
-        return waited
-
-    def waiting(self, now: float) -> bool:
-        if now > self._since + KEY_PATIENCE:
-            self.cause = ""
-        return bool(self.cause)
-
-
-def _pyav() -> Any:
-    try:
-        import av
-        import av.error
-        import av.video.reformatter
-    except ImportError:
-        raise missing_package("av", "feeds", "a stream of the network") from None
-    return av
-
-
-def _connect(av: Any, url: Url) -> Any:
-    settings = url.settings
-    look_up(url.host, settings["open_timeout"], url.absent.shown)
-    timeout = (settings["open_timeout"], settings["read_timeout"])
-    hwaccel = _hwaccel(settings["decoder"], url.absent.shown)
-    for options in _options(url):
-        start = time.monotonic()
-        try:
-            return av.open(url.full, options=options, timeout=timeout, hwaccel=hwaccel)
-        except (OSError, ValueError, av.error.FFmpegError) as e:
-            error = _refusal(av.error, e, url, time.monotonic() - start)
-            again = isinstance(e, av.error.HTTPOtherClientError)
-        if not again:
-            break
-    raise error  # here, where FFmpeg's own error, with the password in it, is not its context
-
-
-def _options(url: Url) -> list[dict[str, str]]:
-    """What to ask FFmpeg for, and what next where the server has nothing to play then."""
-    if url.scheme not in ("rtsp", "rtsps"):
-        return [{"analyzeduration": "1000000", "overrun_nonfatal": "1"}]
-    # Pictures tell their own size: nothing has to be looked at beforehand.
-    options = {"analyzeduration": "0", "probesize": "32", "max_delay": "100000"}
-    options["rtsp_transport"] = url.settings["transport"]
-    return [options | {"allowed_media_types": "video+data"}, options]
-
-
-def _hwaccel(name: str, shown: str) -> Any:
-    if not name:
-        return None
-    from av.codec.hwaccel import HWAccel, hwdevices_available
-
-    known = hwdevices_available()
-    if name not in known:
-        raise UsageError(
-            f"{shown}: no decoder '{name}'", "this FFmpeg does not have it", nearest(name, known)
-        )
-    return HWAccel(device_type=name, allow_software_fallback=False)
-
-
-def _refusal(errors: Any, error: Exception, url: Url, seconds: float) -> InputError:
-    """What an attempt that failed after so many seconds means."""
-    what, decoder = f"cannot open {url.absent.shown}", url.settings["decoder"]
-    if isinstance(error, errors.HTTPUnauthorizedError | errors.HTTPForbiddenError):
-        why = "user name and password are wrong" if url.has_user else "it asks for user name and password"
-        fix = f"write {url.scheme}://USER:PASSWORD@host/…, special characters percent-encoded"
-        return Refused(what, why, fix)
-    if isinstance(error, errors.HTTPNotFoundError):
-        return InputError(what, "there is no such stream (404)", "check the path")
-    if isinstance(error, errors.LookupError):  # a protocol, format or decoder
-        return Refused(what, _reason(error), "see what this FFmpeg has: edge doctor")
-    if seconds >= url.settings["open_timeout"]:
-        why = f"it did not answer within {url.settings['open_timeout']:g} s"
-        return InputError(what, why, "check host, port and network")
-    if decoder and not isinstance(error, errors.HTTPError | ConnectionError):
-        return Refused(what, f"decoder '{decoder}': {_reason(error)}", "leave out decoder=")
-    return InputError(what, _reason(error), "check host, port and path")
-
-
-def _reason(error: Exception) -> str:
-    """FFmpeg's words, without the address that it appends."""
-    return str(getattr(error, "strerror", None) or type(error).__name__)

@@ -16,7 +16,7 @@ from rtsp import RtspServer, draw_number, free_port, number_of
 
 from edge.address import without_password
 from edge.errors import InputError, MissingPackage, UsageError
-from edge.sources import Damaged, locate, lookup, network, open_source
+from edge.sources import Damaged, keyframes, locate, lookup, network, open_source
 from edge.sources.url import parse
 
 pytest.importorskip("av")
@@ -257,13 +257,13 @@ def test_where_key_frames_are_rare_there_is_no_hurry(
 
 
 def test_a_stream_that_never_has_a_key_frame_is_believed_again_after_a_while() -> None:
-    keys = network._KeyFrames(now=0.0)
+    keys = keyframes.KeyFrames(now=0.0)
     assert keys.waiting(0.0), "what comes first builds on pictures from before"
-    assert not keys.waiting(0.1 + network.KEY_PATIENCE)
+    assert not keys.waiting(0.1 + keyframes.KEY_PATIENCE)
     keys.wait("damaged", 100.0)
-    assert keys.waiting(100.0 + network.KEY_PATIENCE)
-    assert not keys.waiting(100.1 + network.KEY_PATIENCE)
-    assert not keys.waiting(100.2 + network.KEY_PATIENCE)
+    assert keys.waiting(100.0 + keyframes.KEY_PATIENCE)
+    assert not keys.waiting(100.1 + keyframes.KEY_PATIENCE)
+    assert not keys.waiting(100.2 + keyframes.KEY_PATIENCE)
 
 
 def test_a_stream_that_is_joined_in_the_middle_begins_with_a_key_frame(rtsp_server: RtspServer) -> None:

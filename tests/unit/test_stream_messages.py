@@ -93,7 +93,7 @@ def test_a_package_that_is_missing_is_told_before_the_run(
     def missing() -> None:
         raise missing_package("av", "feeds", "a stream of the network")
 
-    monkeypatch.setattr(network, "_pyav", missing)
+    monkeypatch.setattr(network, "pyav", missing)
     code, text = told(capsys, "--source", "rtsp://10.0.0.1/live", "--source", "test:text")
     assert code == MissingPackage.exit_code
     assert "pip install" in text and "feeds" in text
