@@ -28,11 +28,14 @@ class Part:
 
     Attributes:
         paths: its files.
-        number: of the frame in its file, from 1; 0 for a stack.
+        number: of the frame in its file, from 1; 0 for a stack, and for a file that cannot be opened.
+        stack: whether it is one. What makes no volume today may do so with a slice that comes late, so it is
+            answered with the reason, and not quarantined.
     """
 
     paths: tuple[Path, ...]
     number: int = 0
+    stack: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,17 +95,19 @@ class Case:
         """Objects of which nothing could be read, by name, and why."""
         found: dict[str, str] = {}
         for item in self.claim.objects:
-            fates = [fate for part, fate in self.ended() if item.path in part.paths]
+            ended = [(part, fate) for part, fate in self.ended() if item.path in part.paths]
+            fates = [fate for part, fate in ended if not part.stack]
             if fates and all(fate.cause == INPUT for fate in fates):
                 found[item.name] = fates[0].reason
         return found
 
     def failure(self) -> str | None:
         """Why nothing at all was found out about it; None where something was, or was not to be."""
-        fates = [fate for _, fate in self.ended()]
-        if any(not fate.cause or fate.cause in ON_PURPOSE for fate in fates):
-            return None
-        return next((fate.reason or f"it failed: {fate.cause}" for fate in fates), "there is nothing in it")
+        for part, fate in self.ended():
+            if not fate.cause or fate.cause in ON_PURPOSE or (part.stack and fate.cause == INPUT):
+                return None
+        reasons = (fate.reason or f"it failed: {fate.cause}" for _, fate in self.ended())
+        return next(reasons, "there is nothing in it")
 
     def line(self, moment: datetime) -> str:
         """The answer as one line of JSON.
@@ -138,7 +143,7 @@ class Case:
         return json_line(fields)
 
     def _where(self, part: Part) -> dict[str, Any]:
-        if len(part.paths) > 1:
+        if part.stack:
             return {"slices": len(part.paths)}
         items = (*self.claim.objects, *self.claim.earlier)
         uid = next(item.uid for item in items if item.path == part.paths[0])

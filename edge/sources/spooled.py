@@ -158,7 +158,7 @@ class Spooled:
 
         if not left:
             return None
-        part = Part(tuple(left.pop()))
+        part = Part(tuple(left.pop()), stack=True)
         try:
             picture = volume_picture(part.paths)
         except InputError as e:

@@ -26,9 +26,11 @@ from edge.dicom.outbox import Outbox  # noqa: E402
 from edge.errors import UsageError  # noqa: E402
 from edge.spool import State  # noqa: E402
 from edge.stream.run import Run  # noqa: E402
+from edge.stream.volumes import segment_series  # noqa: E402
 from tests.orthanc import AET, Orthanc, free_port, orthanc  # noqa: E402
 from tests.pacs import ct_slice, tool  # noqa: E402
 from tests.streaming import Collect, Script  # noqa: E402
+from tests.volumes import ball, volume_config, volume_graph, volume_network, write_series  # noqa: E402
 
 SR, SEG = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.66.4"
 STUDY = {"StudyDate": "20010203", "StudyTime": "040506", "FrameOfReferenceUID": "1.2.7"}
@@ -118,6 +120,62 @@ def test_a_unit_whose_answer_was_on_its_way_when_the_process_died_is_answered_on
         with Outbox(tmp_path / "spool" / "outbox", [to], start=False) as outbox:
             assert len(outbox.deliveries()) == 2
     network.close()
+
+
+def sent_series(tmp_path: Path) -> tuple[list[pydicom.Dataset], Any]:
+    """Slices that make a volume, and a network that reads it."""
+    write_series(tmp_path / "head", ball())
+    files = sorted((tmp_path / "head").iterdir())
+    model = volume_config(volume_graph(tmp_path / "tiny.onnx"), tmp_path / "head")
+    return [pydicom.dcmread(file) for file in files], volume_network(model)
+
+
+def test_a_received_series_becomes_one_volume_whose_masks_are_those_of_the_folder(tmp_path: Path) -> None:
+    data, network = sent_series(tmp_path)
+    expected = segment_series(sorted((tmp_path / "head").iterdir()), network)
+    one, answers = receiving(tmp_path), []
+    desk: Any = one.outcomes
+    desk.answering = lambda key, found: answers.append((key, found))
+    one.give_volumes()
+    with going(Run(network, [one], [])) as run:
+        box = Box(run, one, Collect())
+        box.send(*data, contexts=[data[0].SOPClassUID])
+        (line,) = box.lines(1)
+    ((key, (inference,)),) = answers
+    assert inference.key == key == line["unit"] and inference.found == []
+    np.testing.assert_array_equal(inference.volume.labels, expected.labels)
+    (found,) = line["frames"]
+    assert found["slices"] == len(data) and found["volumes"]
+    network.close()
+
+
+@pytest.mark.parametrize("late", [8, 15], ids=["a gap that is closed", "at an end"])
+def test_a_late_slice_makes_the_whole_volume_anew(tmp_path: Path, late: int) -> None:
+    """While it is missing in the middle there is no volume, and the answer says why."""
+    data, network = sent_series(tmp_path)
+    data.sort(key=lambda one: one.ImagePositionPatient[2])
+    one = receiving(tmp_path)
+    one.give_volumes()
+    with going(Run(network, [one], [])) as run:
+        box = Box(run, one, Collect())
+        box.send(*data[:late], *data[late + 1 :], contexts=[data[0].SOPClassUID])
+        (first,) = box.lines(1)
+        box.send(data[late], contexts=[data[0].SOPClassUID])
+        _, second = box.lines(2)
+        assert box.spool.counts() == {State.ANSWERED: len(data)}
+    if late == 8:
+        assert first["frames"] == [] and "missing" in first["failed"][0]["reason"]
+    else:
+        assert first["frames"][0]["slices"] == len(data) - 1
+    assert second["frames"][0]["slices"] == len(data) and second["revision"] == 2
+    network.close()
+
+
+def test_units_of_single_objects_make_no_volumes(tmp_path: Path) -> None:
+    one = receiving(tmp_path, unit="object")
+    with pytest.raises(UsageError, match="unit=series"):
+        one.give_volumes()
+    one.close()
 
 
 def test_an_engine_says_in_words_in_which_types_it_works(tmp_path: Path) -> None:
