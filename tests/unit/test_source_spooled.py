@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from edge.stream.config import FeedConfig  # noqa: E402
 from edge.stream.feed import Feed, open_feed  # noqa: E402
 from edge.stream.network import null_network  # noqa: E402
 from edge.stream.run import Run  # noqa: E402
-from tests.pacs import association, ct_slice, store, tool  # noqa: E402
+from tests.pacs import association, authority, ct_slice, store, tool  # noqa: E402
 
 SUCCESS = 0
 
@@ -143,11 +144,12 @@ def test_what_cannot_be_decoded_is_set_aside_with_its_reason_and_the_others_are_
 
 
 @objects
-def test_many_bad_objects_in_a_row_do_not_end_the_feed(box: Box) -> None:
-    box.send(*(broken(number) for number in range(105)), ct_slice(200))
+def test_many_bad_objects_in_a_row_do_not_end_the_feed(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.stream.reader.LOST_AFTER", 5)
+    box.send(*(broken(number) for number in range(12)), ct_slice(200))
     (line,) = box.lines(1)
     assert line["frames"][0]["sop_instance_uid"] == "1.2.3.200"
-    assert box.spool.counts() == {State.QUARANTINED: 105, State.ANSWERED: 1}
+    assert box.spool.counts() == {State.QUARANTINED: 12, State.ANSWERED: 1}
 
 
 def test_an_object_without_pixels_is_quarantined(box: Box) -> None:
@@ -197,6 +199,34 @@ def test_wrong_ae_titles_are_rejected(box: Box, how: dict[str, str], diagnostic:
         assert assoc.is_rejected and assoc.acceptor.primitive.diagnostic == diagnostic
     box.send(ct_slice(1), calling="CT2")
     box.lines(1)
+
+
+def test_with_tls_clients_without_a_certificate_are_turned_away(tmp_path: Path) -> None:
+    (tmp_path / "ca").mkdir()
+    made = authority(tmp_path / "ca")
+    files = {"tls_cert": "server.pem", "tls_key": "server.key", "tls_clients": "ca.pem"}
+    one = receiving(tmp_path, **{name: made[file] for name, file in files.items()})
+    client = ssl.create_default_context(cafile=str(made["ca.pem"]))
+    with going(Run(null_network(), [one], [])) as run:
+        box = Box(run, one, Collect())
+        with association(box.port, tls_args=(client, "127.0.0.1")) as assoc:
+            assert not assoc.is_established
+        client.load_cert_chain(made["client.pem"], made["client.key"])
+        box.send(ct_slice(1), tls_args=(client, "127.0.0.1"))
+        box.lines(1)
+
+
+def test_what_was_kept_long_enough_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "PURGE_S", 0.05)
+    one = receiving(tmp_path, unit="object", answered_h=0)
+    with going(Run(null_network(), [one], [])) as run:
+        box = Box(run, one, Collect())
+        box.send(ct_slice(1))
+        box.lines(1)
+        until(lambda: not [path for path in (tmp_path / "spool/objects").rglob("*") if path.is_file()])
+        box.send(ct_slice(1))  # it is remembered
+        box.send(ct_slice(2))
+        assert len(box.lines(2)) == 2
 
 
 def test_a_run_that_stops_gives_back_what_it_has_not_answered(tmp_path: Path) -> None:
@@ -258,12 +288,12 @@ def test_one_engine_serves_a_camera_and_a_receiver_at_once(tmp_path: Path) -> No
     with going(Run(null_network(), [one, feed("room", Steady())], [("c", sink)])) as run:
         box = Box(run, one, sink)
         until(lambda: len(sink.sequence("room")) > 20)
-        box.send(*map(ct_slice, range(30)))
+        box.send(*map(ct_slice, range(8)))
         (line,) = box.lines(1)
         seen = len(sink.sequence("room"))
         until(lambda: len(sink.sequence("room")) > seen + 20)
         run.end()
-    assert len(line["frames"]) == len(sink.sequence("dicom")) == 30
+    assert len(line["frames"]) == len(sink.sequence("dicom")) == 8
     assert run.row("dicom")["dropped"] == {}
 
 
