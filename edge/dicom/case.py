@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -93,13 +94,15 @@ class Case:
 
     def spoilt(self) -> dict[str, str]:
         """Objects of which nothing could be read, by name, and why."""
-        found: dict[str, str] = {}
-        for item in self.claim.objects:
-            ended = [(part, fate) for part, fate in self.ended() if item.path in part.paths]
-            fates = [fate for part, fate in ended if not part.stack]
-            if fates and all(fate.cause == INPUT for fate in fates):
-                found[item.name] = fates[0].reason
-        return found
+        fates: dict[Path, list[Fate]] = defaultdict(list)
+        for part, fate in self.ended():
+            if not part.stack:
+                fates[part.paths[0]].append(fate)
+        return {
+            item.name: fates[item.path][0].reason
+            for item in self.claim.objects
+            if item.path in fates and all(fate.cause == INPUT for fate in fates[item.path])
+        }
 
     def failure(self) -> str | None:
         """Why nothing at all was found out about it; None where something was, or was not to be."""
@@ -116,10 +119,11 @@ class Case:
             moment: when it was inferred.
         """
         claim, engine = self.claim, self.engine
+        uids = {item.path: item.uid for item in claim.objects}
         frames: list[dict[str, Any]] = []
         failed: list[dict[str, Any]] = []
         for part, fate in self.ended():
-            where = self._where(part)
+            where = _where(part, uids)
             if fate.payload is not None:
                 frames.append(where | fate.payload.to_json() | {"flags": list(fate.flags)})
             else:
@@ -142,9 +146,9 @@ class Case:
         }
         return json_line(fields)
 
-    def _where(self, part: Part) -> dict[str, Any]:
-        if part.stack:
-            return {"slices": len(part.paths)}
-        items = (*self.claim.objects, *self.claim.earlier)
-        uid = next(item.uid for item in items if item.path == part.paths[0])
-        return {"sop_instance_uid": uid} | ({"frame_number": part.number} if part.number else {})
+
+def _where(part: Part, uids: Mapping[Path, str]) -> dict[str, Any]:
+    """What a part is called in the answer."""
+    if part.stack:
+        return {"slices": len(part.paths)}
+    return {"sop_instance_uid": uids[part.paths[0]]} | ({"frame_number": part.number} if part.number else {})

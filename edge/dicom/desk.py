@@ -188,9 +188,13 @@ class Desk:
             with self._changed:
                 self._changed.wait_for(lambda: self._ending.is_set() or self._due(), timeout=1.0)
                 due, ending = self._due(), self._ending.is_set()
-            for case in due:
-                self._try(case)
-            self._tidy()
+            try:
+                for case in due:
+                    self._try(case)
+                self._tidy()
+            except Exception as e:  # whatever it is, the units that come after it are answered
+                self._tell(f"the desk stumbles: {type(e).__name__}")
+                self._ending.wait(AGAIN_S)
             if ending:
                 break
         with self._changed:
