@@ -7,10 +7,14 @@ from typing import Any
 
 from edge.dicom import answers
 from edge.dicom.answers.finding import Inference
+from edge.dicom.carrier import Report
+from edge.dicom.commitment import Listener, listen
 from edge.dicom.desk import Desk
 from edge.dicom.destination import Destination
 from edge.dicom.outbox import Outbox
+from edge.dicom.receiver import Receiver
 from edge.errors import UsageError
+from edge.sources.spooled import Spooled
 from edge.stream.feed import Feed
 
 
@@ -35,6 +39,39 @@ class ToArchives:
         self._outbox.put(key, made)
 
 
+class Outboxes:
+    """One beside each spool, and what they share: the places where archives report storage commitment."""
+
+    def __init__(self) -> None:
+        self._open: list[Outbox] = []
+        self._listeners: list[Listener] = []
+
+    def add(self, desk: Desk, archives: Sequence[Destination]) -> None:
+        """Have this desk's units answered."""
+        outbox = Outbox(desk.spool.root / "outbox", archives, on_confirmed=desk.confirmed, listens=False)
+        self._open.append(outbox)
+        desk.closing = lambda: self._close(outbox)
+        desk.answering = ToArchives(outbox)
+
+    def listen(self, archives: Sequence[Destination], receivers: Sequence[Receiver]) -> None:
+        """Take reports: receivers do, and listeners where there is no receiver."""
+        for receiver in receivers:
+            receiver.take_reports(self.reported)
+        self._listeners = listen(archives, self.reported, [receiver.port for receiver in receivers])
+
+    def reported(self, report: Report) -> bool:
+        """Whether it was one of them that asked for it."""
+        return any(outbox.reported(report) for outbox in tuple(self._open))
+
+    def _close(self, outbox: Outbox) -> None:
+        if outbox in self._open:
+            self._open.remove(outbox)
+            outbox.close()
+        if not self._open:
+            for listener in self._listeners:
+                listener.close()
+
+
 def connect(feeds: Sequence[Feed], archives: Sequence[Destination], precision: str) -> None:
     """Have all feeds that come from a spool answered to these archives; before the run.
 
@@ -52,7 +89,9 @@ def connect(feeds: Sequence[Feed], archives: Sequence[Destination], precision: s
         fix = "e.g. --source 'dicom+scp://0.0.0.0:11112?spool=DIR'"
         raise UsageError(f"nothing to answer to {archives[0].name}", why, fix)
     answers.require()
+    outboxes = Outboxes()
     for desk in desks:
-        outbox = Outbox(desk.spool.root / "outbox", archives, on_confirmed=desk.confirmed)
-        desk.closing, desk.precision = outbox.close, precision
-        desk.answering = ToArchives(outbox)
+        desk.precision = precision
+        outboxes.add(desk, archives)
+    supplies = [feed.source.supply for feed in feeds if isinstance(feed.source, Spooled)]
+    outboxes.listen(archives, [supply for supply in supplies if isinstance(supply, Receiver)])

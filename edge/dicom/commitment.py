@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import ExitStack, closing
 from typing import Any
 
 from edge.dicom.carrier import Report, Unreachable, words
+from edge.dicom.destination import Destination, ScuDestination, listening
 from edge.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -119,6 +121,32 @@ class Listener:
     def close(self) -> None:
         """Take no more."""
         self._entity.shutdown()
+
+
+def listen(
+    destinations: Iterable[Destination], reported: Reported, taken: Collection[int] = ()
+) -> list[Listener]:
+    """A listener at every place where one of these archives is to report.
+
+    Args:
+        taken: ports at which a receiver takes reports already.
+
+    Raises:
+        MissingPackage: pynetdicom is not installed.
+        InputError: a port cannot be listened on.
+    """
+    places: dict[tuple[str, int], str] = {}
+    for to in destinations:
+        if isinstance(to, ScuDestination) and to.commitment and to.reports:
+            places.setdefault(listening(to.reports), to.aet)
+    with ExitStack() as opened:
+        made = [
+            opened.enter_context(closing(Listener(place, aet, reported)))
+            for place, aet in places.items()
+            if place[1] not in taken
+        ]
+        opened.pop_all()
+    return made
 
 
 class Hearing:

@@ -29,9 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from edge.dicom.carrier import Carrier, Report, carrier
+from edge.dicom.commitment import Listener, listen
 from edge.dicom.courier import Courier
 from edge.dicom.deliveries import Deliveries, Delivery, Entry, News, State
-from edge.dicom.destination import Destination, ScuDestination, listening
+from edge.dicom.destination import Destination
 from edge.errors import UsageError
 from edge.spool.disk import Disk, lock
 
@@ -58,6 +59,7 @@ class Outbox:
         on_given_up: told the key when something of it was given up, and why. All three may be told again
             after a crash, and come from a thread of the outbox.
         start: with threads, one an archive; without, `step` does their work.
+        listens: where archives are to report; otherwise somebody else does, and tells `reported`.
         way: makes the way to an archive.
 
     Raises:
@@ -77,6 +79,7 @@ class Outbox:
         on_confirmed: Told | None = None,
         on_given_up: Callable[[str, str], Any] | None = None,
         start: bool = True,
+        listens: bool = True,
         disk: Disk | None = None,
         way: Callable[[Destination], Carrier] = carrier,
         chance: random.Random | None = None,
@@ -88,7 +91,7 @@ class Outbox:
         self._destinations, self._clock, self._disk = tuple(destinations), clock, disk or Disk()
         self._on_delivered, self._on_confirmed, self._on_given_up = on_delivered, on_confirmed, on_given_up
         self._objects, self._telling, self._tidied = folder / "objects", threading.Lock(), clock()
-        self._listeners: dict[tuple[str, int], Any] = {}
+        self._listeners: list[Listener] = []
         self._couriers: list[Courier] = []
         self._disk.make_folder(self._objects)
         self._fd = lock(folder)
@@ -100,7 +103,8 @@ class Outbox:
                     to, way(to), self._rows, clock, chance or random.Random(), self.reported, self._tell
                 )
                 self._couriers.append(found)
-            self._listen()
+            if listens:
+                self._listeners = listen(destinations, self.reported)
             if start:
                 for one in self._couriers:
                     one.start()
@@ -116,7 +120,7 @@ class Outbox:
     @property
     def ports(self) -> list[int]:
         """On which reports of storage commitment come in."""
-        return [listener.port for listener in self._listeners.values()]
+        return [listener.port for listener in self._listeners]
 
     def put(self, key: str, answers: Mapping[str, Sequence[Any]]) -> None:
         """Keep an answer until it is delivered. A second call with the same objects adds nothing.
@@ -250,7 +254,7 @@ class Outbox:
 
     def close(self) -> None:
         """Let go; what waits goes on at the next start. A second call does nothing."""
-        for listener in self._listeners.values():
+        for listener in self._listeners:
             listener.close()
         self._listeners.clear()
         for one in self._couriers:
@@ -276,13 +280,3 @@ class Outbox:
         for name, states in self._rows.counts().items():
             if name not in names and (waiting := states.get(State.WAITING)):
                 log.warning("%d object(s) wait for %s, which is no destination now", waiting, name)
-
-    def _listen(self) -> None:
-        """A listener for every place at which reports come in."""
-        from edge.dicom.commitment import Listener
-
-        for to in self._destinations:
-            if isinstance(to, ScuDestination) and to.commitment and to.reports:
-                place = listening(to.reports)
-                if place not in self._listeners:
-                    self._listeners[place] = Listener(place, to.aet, self.reported)

@@ -109,11 +109,10 @@ class Receiver:
         self, spool: Spool, settings: ReceiverSettings, reported: Callable[[Report], bool] | None = None
     ) -> None:
         self._entity = _entity(settings)
-        self._reported = reported
-        if reported is not None:
-            support_reports(self._entity)
         self.counts = Tally()
         self._server = self._listen(spool, settings)
+        if reported is not None:
+            self.take_reports(reported)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.1,), name="dicom-receiver", daemon=True
         )
@@ -134,7 +133,6 @@ class Receiver:
             (evt.EVT_ACCEPTED, self._tell, ["accepted"]),
             (evt.EVT_REJECTED, self._tell, ["rejected"]),
             (evt.EVT_ABORTED, self._tell, ["aborted"]),
-            *([(evt.EVT_N_EVENT_REPORT, hear, [self._reported])] if self._reported else []),
         ]
         try:
             networks = [ip_network(network, strict=False) for network in settings.networks]
@@ -157,6 +155,18 @@ class Receiver:
             raise InputError(f"cannot listen on {place}", e.strerror or str(e), "choose another port") from e
         self._entity._servers.append(server)
         return server
+
+    def take_reports(self, reported: Callable[[Report], bool]) -> None:
+        """From the next association on, take what archives report of storage commitment.
+
+        Args:
+            reported: as `Outbox.reported`.
+        """
+        from pynetdicom import evt
+
+        support_reports(self._entity)
+        self._server.contexts = self._entity.supported_contexts
+        self._server.bind(evt.EVT_N_EVENT_REPORT, hear, [reported])
 
     def _tell(self, event: Any, what: str) -> None:
         """Count what became of an association."""

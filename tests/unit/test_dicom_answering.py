@@ -86,6 +86,27 @@ def test_a_series_comes_back_into_the_archive_as_report_and_masks_and_is_confirm
     network.close()
 
 
+@pytest.mark.parametrize("where", ["at a port of its own", "at a feed's port", "at a feed's port, unasked"])
+def test_an_archive_confirms_what_two_feeds_answered_whichever_port_it_reports_at(
+    tmp_path: Path, where: str
+) -> None:
+    """Both feeds have an outbox; the archive knows one port of our AE title."""
+    network = network_of(heatmap_graph(tmp_path / "tiny.onnx"))
+    two = [receiving(tmp_path, spool=tmp_path / name, unit="object") for name in ("first", "second")]
+    own: Any = two[1].source
+    port = free_port() if where == "at a port of its own" else own.supply.port
+    reports = {} if where.endswith("unasked") else {"reports": f"127.0.0.1:{port}"}
+    with orthanc(tmp_path, {"edge": ("EDGE", port)}) as pacs:
+        connect(two, [destination(archive(pacs, kinds="sr", commitment=1, **reports))], "fp32")
+        two[1].name = "second"
+        with going(Run(network, two, [])) as run:
+            boxes = [Box(run, one, Collect()) for one in two]
+            for number, box in enumerate(boxes):
+                box.send(slices(2)[number])
+            until(lambda: all(box.spool.counts() == {State.CONFIRMED: 1} for box in boxes))
+    network.close()
+
+
 @pytest.mark.parametrize("step", ["inferred", "answered"])
 def test_a_unit_whose_answer_was_on_its_way_when_the_process_died_is_answered_once(
     tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
