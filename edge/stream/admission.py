@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 from edge.types import Frame
 
-PREFETCH = 2
-"""Frames that a feed which never drops may read ahead."""
+PREFETCH = 1
+"""Frames that a feed which never drops may have read ahead, where the engine takes one at a time. While it is
+taken the next one is read; more would only grow old."""
 
 _POLL = 0.25
 """Longest uninterrupted wait in seconds: a shutdown asked for by a signal is seen this late at worst."""
@@ -129,18 +130,21 @@ class Admission:
 
     Args:
         open_end: lanes may be added, so that all of them having ended is no end.
+        ahead: frames that a feed which never drops may have read ahead.
     """
 
     def __init__(
-        self, lanes: Sequence[Lane], stop: threading.Event | None = None, open_end: bool = False
+        self,
+        lanes: Sequence[Lane],
+        stop: threading.Event | None = None,
+        open_end: bool = False,
+        ahead: int = PREFETCH,
     ) -> None:
         self.lanes = list(lanes)
-        self.stop, self.open_end = stop or threading.Event(), open_end
+        self.stop, self.open_end, self.ahead = stop or threading.Event(), open_end, ahead
         self._taken_frames = 0
         self._closed = False
-        self._lock = (
-            threading.Lock()
-        )  # held for a few list operations, never while a frame is read or processed
+        self._lock = threading.Lock()  # held for a few list operations only
         self._bell = Bell()
         self._taken = threading.Condition(self._lock)
 
@@ -149,8 +153,7 @@ class Admission:
         lane.account.read()
         with self._lock:
             if not lane.live:
-                while len(lane.waiting) >= PREFETCH and not (lane.finished or self._shutting_down()):
-                    self._taken.wait(_POLL)
+                self._wait_for_room(lane)
             elif lane.waiting:
                 lane.waiting.popleft()
                 lane.account.drop("superseded")
@@ -160,6 +163,15 @@ class Admission:
             lane.idle = False
             lane.waiting.append(frame)
             self._bell.ring()
+
+    def wait_for_room(self, lane: Lane) -> None:
+        """Wait until it is time to read the next frame of a feed that never drops."""
+        with self._lock:
+            self._wait_for_room(lane)
+
+    def _wait_for_room(self, lane: Lane) -> None:
+        while len(lane.waiting) >= self.ahead and not (lane.finished or self._shutting_down()):
+            self._taken.wait(_POLL)
 
     def rest(self, lane: Lane) -> None:
         """The reader of this lane has nothing to read just now: nobody need wait for it."""

@@ -53,7 +53,7 @@ class OutletCounts:
 
 
 class StraightOutlet:
-    """Feeds a sink that is instant: waking up a thread for it would cost more than all the rest of a frame."""
+    """Feeds a sink that is instant: waking up a thread for it would cost more than the rest of a frame."""
 
     def __init__(self, uri: str, sink: Sink) -> None:
         self.uri, self._sink = uri, sink

@@ -110,6 +110,8 @@ class Reader(threading.Thread):
         feed.life.to("live")
         try:
             while True:
+                if not feed.live:
+                    self.admission.wait_for_room(feed.lane)
                 if (ended := self._over()) is not None:
                     return ended
                 if not self._read(feed.source):

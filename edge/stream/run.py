@@ -13,7 +13,7 @@ from typing import Any
 from edge.errors import InputError, RuntimeFault, UsageError, nearest
 from edge.privacy import Privacy
 from edge.sinks import Sink
-from edge.stream.admission import Admission
+from edge.stream.admission import PREFETCH, Admission
 from edge.stream.faults import Faults
 from edge.stream.feed import Feed
 from edge.stream.network import Network
@@ -76,7 +76,8 @@ class Run:
         self.stop = stop or threading.Event()
         self.privacy = privacy or Privacy()
         self.faults = Faults(self.privacy)
-        self.admission = Admission([feed.lane for feed in feeds], self.stop, open_end)
+        ahead = max(PREFETCH, network.batch)
+        self.admission = Admission([feed.lane for feed in feeds], self.stop, open_end, ahead)
         self.scoreboard = self._make_scoreboard()
         self.outlets: list[Outlet | StraightOutlet] = []
         self.latency = latency
