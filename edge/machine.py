@@ -7,6 +7,7 @@ is safe and quick (milliseconds, plus nvidia-smi) everywhere. Whatever cannot be
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import re
 import subprocess
@@ -134,6 +135,13 @@ class Machine:
     def missing_features(self, required: Iterable[str]) -> list[str]:
         """Those of `required` (features, or an architecture) that this machine has not, sorted."""
         return sorted(set(required) - self.cpu_features - {self.arch})
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (a container or `taskset` may allow fewer than there are)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def detect(root: Path = Path("/"), run: Runner | None = None, arch: str | None = None) -> Machine:

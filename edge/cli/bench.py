@@ -113,7 +113,8 @@ def _engines(args: argparse.Namespace) -> list[Entry]:
 
 def _open(entry: Entry, threads: int, gpu: int | None) -> Network:
     from edge.backends import EngineOptions
-    from edge.stream.network import open_network, usable_cores
+    from edge.machine import usable_cores
+    from edge.stream.network import open_network
 
     return open_network(entry, EngineOptions(threads=threads or usable_cores(), gpu=gpu))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +13,9 @@ from typing import BinaryIO
 import numpy as np
 
 from edge.dicom import external
+from edge.dicom.ahead import Decoders, Decoding
 from edge.dicom.codestream import declared_size
+from edge.dicom.decoder import Job, decode
 from edge.dicom.header import UNDEFINED_LENGTH, Header, reading
 from edge.errors import InputError
 from edge.types import Array
@@ -33,9 +35,13 @@ REPAIR = "the file is cut off or its header is wrong: get it again"
 
 
 class StoredFrames:
-    """The frames of one file; colour is converted to RGB by the decoder, once."""
+    """The frames of one file; colour is converted to RGB by the decoder, once.
 
-    def __init__(self, path: Path, header: Header) -> None:
+    Args:
+        decoders: decompress its frames; without, that is done here.
+    """
+
+    def __init__(self, path: Path, header: Header, decoders: Decoders | None = None) -> None:
         from pydicom.pixels.decoders.base import get_decoder
         from pydicom.pixels.utils import as_pixel_options
 
@@ -44,9 +50,9 @@ class StoredFrames:
         self._header = header
         ds = header.dataset
         self._syntax = ds.file_meta.TransferSyntaxUID
-        if self._syntax == external.JPEG_EXTENDED:
-            external.register()
         self._decoder = get_decoder(self._syntax)
+        self._decoders = decoders
+        self._begun: dict[int, Decoding] = {}
         with reading(path, "read"):
             element = header.pixels
             self._options = as_pixel_options(ds, pixel_keyword=element.keyword, pixel_vr=element.vr)
@@ -54,6 +60,18 @@ class StoredFrames:
             if not self._syntax.is_encapsulated and element.keyword == "PixelData":
                 self._shift = max(0, int(ds.get("HighBit", 0)) + 1 - int(ds.get("BitsStored", 1)))
                 self._options["bits_stored"] = self._options.get("bits_stored", 0) + self._shift
+
+    @property
+    def compressed(self) -> bool:
+        """Whether its frames are decompressed one by one."""
+        return bool(self._syntax.is_encapsulated)
+
+    def begin(self, index: int) -> None:
+        """Have a compressed frame decompressed meanwhile; what is wrong is told when it is asked for."""
+        if self._decoders is None or not self.compressed or index in self._begun:
+            return
+        with suppress(InputError), reading(self.path, "decode"), self._open() as file:
+            self._begun[index] = self._decoders.begin(self._job(file, index))
 
     def __getitem__(self, index: int) -> Array:
         """Stored values of frame `index` (from 0): rows × columns, × 3 in colour.
@@ -63,8 +81,8 @@ class StoredFrames:
         """
         try:
             with reading(self.path, "decode", quote=True), self._open() as file:
-                if self._syntax.is_encapsulated:
-                    return self._decoded(self._encoded(file, index))
+                if self.compressed:
+                    return self._decoded(file, index)
                 file.seek(self._header.pixels.offset)
                 stored = self._decoder.as_array(file, index=index, **self._options)[0]
                 return np.right_shift(stored, self._shift) if self._shift else stored
@@ -79,10 +97,19 @@ class StoredFrames:
         else:
             yield io.BytesIO(self._header.dataset[self._header.pixels.keyword].value)
 
-    def _decoded(self, encoded: bytes) -> Array:
-        from pydicom.encaps import encapsulate
+    def _decoded(self, file: BinaryIO, index: int) -> Array:
+        begun = self._begun.pop(index, None)
+        if begun is not None:
+            return begun.result()
+        job = self._job(file, index)
+        return decode(job) if self._decoders is None else self._decoders.begin(job).result()
 
-        ds = self._header.dataset
+    def _job(self, file: BinaryIO, index: int) -> Job:
+        """
+        Raises:
+            InputError: the frame is not there, or of another size than the header says.
+        """
+        encoded, ds = self._encoded(file, index), self._header.dataset
         size = declared_size(encoded)
         if size is not None and size != (ds.Rows, ds.Columns):
             raise InputError(
@@ -92,9 +119,7 @@ class StoredFrames:
             )
         options = {**self._options, "number_of_frames": 1}
         options.pop("extended_offsets", None)
-        source = encapsulate([encoded], has_bot=False)
-        stored: Array = self._decoder.as_array(source, index=0, **options)[0]
-        return stored
+        return Job(str(self._syntax), options, encoded)
 
     def _encoded(self, file: BinaryIO, index: int) -> bytes:
         if index >= len(self._index):

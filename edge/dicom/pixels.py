@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from edge.dicom.ahead import Decoders
 from edge.dicom.frames import StoredFrames
 from edge.dicom.header import Header, read_header, reading
 from edge.dicom.timing import frame_times
@@ -15,24 +16,27 @@ from edge.errors import InputError
 from edge.types import Array, Image
 
 
-def open_dicom(path: Path) -> DicomImage:
+def open_dicom(path: Path, decoders: Decoders | None = None) -> DicomImage:
     """Read and check the header; pixels are read when a frame is asked for.
+
+    Args:
+        decoders: processes that decompress its frames; without, that is done in this thread.
 
     Raises:
         InputError: the file is not DICOM, has no pixels, claims what cannot be, or its decoder is missing.
         MissingPackage: pydicom is not installed.
     """
-    return DicomImage(path, read_header(path))
+    return DicomImage(path, read_header(path), decoders)
 
 
 class DicomImage:
     """One DICOM file. Not for several threads at once."""
 
-    def __init__(self, path: Path, header: Header) -> None:
+    def __init__(self, path: Path, header: Header, decoders: Decoders | None = None) -> None:
         self.path = path
         self.dataset = header.dataset
         self.frames = header.frames
-        self._stored = StoredFrames(path, header)
+        self._stored = StoredFrames(path, header, decoders)
         self._render = Renderer(header.dataset, header.frames, self._stored.__getitem__)
 
     @cached_property
@@ -55,6 +59,15 @@ class DicomImage:
         stored = self._stored[index]
         with reading(self.path, "show"):
             return self._render(stored, index, window)
+
+    @property
+    def compressed(self) -> bool:
+        """Whether frames are decompressed one by one."""
+        return self._stored.compressed
+
+    def begin(self, index: int) -> None:
+        """Have frame `index` decompressed meanwhile, where there are processes for it."""
+        self._stored.begin(index)
 
     def stored(self, index: int) -> Array:
         """Frame `index` (from 0) as the file stores it, before any transform but decompression and the

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from edge.dicom.ahead import Decoders
 from edge.dicom.pixels import DicomImage, open_dicom
 from edge.dicom.transforms import SAMPLED, Span, Transforms
 from edge.errors import InputError, missing_package
@@ -36,13 +39,15 @@ class Series:
     """The files of one series along its normal."""
 
     paths: Sequence[Path]
+    decoders: Decoders | None = None
 
     @cached_property
     def span(self) -> Span | None:
         """One range for all slices that have no window, so that neighbours can be compared; None where none
         of those looked at can be read."""
         count = min(len(self.paths), SAMPLED)
-        spans = [span for index in _spread(len(self.paths), count) if (span := _span_of(self.paths[index]))]
+        chosen = (self.paths[index] for index in _spread(len(self.paths), count))
+        spans = [span for path in chosen if (span := _span_of(path, self.decoders))]
         if not spans:
             return None
         all_of_them = count == len(self.paths)
@@ -55,7 +60,7 @@ class Series:
         Raises:
             InputError: it cannot be read.
         """
-        image = open_dicom(path)
+        image = open_dicom(path, self.decoders)
         alone = image.frames == 1 and len(self.paths) > 1 and image.windowless
         if alone and self.span is not None:
             image.span = self.span
@@ -67,12 +72,20 @@ def _spread(total: int, count: int) -> list[int]:
     return [round(place * (total - 1) / max(1, count - 1)) for place in range(count)]
 
 
-def _span_of(path: Path) -> Span | None:
+def _span_of(path: Path, decoders: Decoders | None) -> Span | None:
     try:
-        image = open_dicom(path)
+        image = open_dicom(path, decoders)
         return image.span if image.windowless else None
     except InputError:
         return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """A file, and why it cannot be read where it cannot."""
+
+    path: Path
+    image: DicomImage | InputError
 
 
 class Frames:
@@ -81,17 +94,23 @@ class Frames:
     Args:
         files: series come one after the other in the order of their first files, each along its normal.
         window: which VOI LUT or window is used: its number or its explanation.
+        decoders: decompress as many frames ahead as there are processes.
 
     Attributes:
         path: the file whose turn it is; None at the end.
         image: that file, open; None where it cannot be read.
     """
 
-    def __init__(self, files: Sequence[Path], window: int | str = 0) -> None:
+    def __init__(
+        self, files: Sequence[Path], window: int | str = 0, decoders: Decoders | None = None
+    ) -> None:
         self.window = window
         self.path: Path | None = None
         self.image: DicomImage | None = None
-        self._left = [(path, series) for series in in_series(files) for path in series.paths][::-1]
+        self._decoders = decoders
+        found = in_series(files, decoders)
+        self._left = [(path, series) for series in found for path in series.paths][::-1]
+        self._opened: deque[Opened] = deque()
         self._next = 0
 
     @property
@@ -107,11 +126,42 @@ class Frames:
         """
         while self.image is None or self._next >= self.image.frames:
             self.image, self.path, self._next = None, None, 0
-            if not self._left:
+            if not self._left and not self._opened:
                 return False
-            self.path, series = self._left.pop()
-            self.image = series.open(self.path)
+            file = self._opened.popleft() if self._opened else self._open_next()
+            self.path = file.path
+            if isinstance(file.image, InputError):
+                raise file.image
+            self.image = file.image
+        if self._decoders is not None and self.image.compressed:
+            for image, index in islice(self._coming(self.image), self._decoders.count):
+                if image is not None:
+                    image.begin(index)
         return True
+
+    def _open_next(self) -> Opened:
+        path, series = self._left.pop()
+        try:
+            return Opened(path, series.open(path))
+        except InputError as e:
+            return Opened(path, e)
+
+    def _coming(self, image: DicomImage) -> Iterator[tuple[DicomImage | None, int]]:
+        """The frames from that on whose turn it is, and None for a file that cannot be read. It opens files
+        ahead of their turn, up to one that is not compressed: that may be in memory whole."""
+        yield from ((image, index) for index in range(self._next, image.frames))
+        place = 0
+        while place < len(self._opened) or self._left:
+            if place == len(self._opened):
+                self._opened.append(self._open_next())
+            coming = self._opened[place].image
+            place += 1
+            if isinstance(coming, InputError):
+                yield None, 0
+                continue
+            if not coming.compressed:
+                return
+            yield from ((coming, index) for index in range(coming.frames))
 
     def skip(self) -> None:
         """Leave the rest of this file out."""
@@ -131,19 +181,20 @@ class Frames:
     def close(self) -> None:
         """Nothing more is read."""
         self._left.clear()
+        self._opened.clear()
         self.image = self.path = None
 
 
-def in_series(files: Sequence[Path]) -> list[Series]:
+def in_series(files: Sequence[Path], decoders: Decoders | None = None) -> list[Series]:
     """Series in the order of their first files, each along its normal."""
     if len(files) < 2:
-        return [Series(files)] if files else []
+        return [Series(files, decoders)] if files else []
     found: dict[str, list[Place]] = {}
     for file in files:
         place = place_of(file)
         found.setdefault(place.series, []).append(place)
     ordered = (sorted(places, key=lambda place: place.position) for places in found.values())
-    return [Series([place.path for place in places]) for places in ordered]
+    return [Series([place.path for place in places], decoders) for places in ordered]
 
 
 def place_of(path: Path) -> Place:

@@ -60,6 +60,7 @@ class DicomFiles:
     truth_kind: str | None = None
 
     def __init__(self, path: Path, realtime: bool = False, window: int | str = 0) -> None:
+        from edge.dicom.ahead import Decoders
         from edge.dicom.series import Frames
 
         if not exists(path):
@@ -70,7 +71,8 @@ class DicomFiles:
         self.label = "dicom"  # and not the name of the file, in which people write names of patients
         self._files = files
         self.problem: str | None = None
-        self._frames = Frames(files, window)
+        self._decoders = Decoders()
+        self._frames = Frames(files, window, self._decoders)
         self._lost: InputError | None = None
         self._elapsed = 0.0  # length of the files before the current one in seconds
         try:
@@ -125,6 +127,7 @@ class DicomFiles:
 
     def close(self) -> None:
         self._frames.close()
+        self._decoders.close()
 
 
 def _rate(image: DicomImage | None) -> float | None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from edge.dicom.ahead import Decoders
 from edge.dicom.case import Case, Part
 from edge.dicom.desk import Claiming, Desk
 from edge.dicom.series import Frames
@@ -79,6 +80,7 @@ class Spooled:
         self._objects, self._window = objects, window
         self._stacks: list[list[Path]] | None = None  # frames are given, one by one
         self._case: Case | None = None
+        self._decoders = Decoders()
         self._frames = Frames([])
 
     def read(self) -> Picture | None:
@@ -111,6 +113,7 @@ class Spooled:
     def close(self) -> None:
         self.supply.close()
         self._frames.close()
+        self._decoders.close()
 
     def _begin(self) -> Case:
         case = self._case = self.outcomes.take(WAIT_S)
@@ -118,7 +121,7 @@ class Spooled:
             raise Idle("nothing has to be inferred just now")
         paths = [item.path for item in case.claim.objects]
         if self._stacks is None:
-            self._frames = Frames(paths, self._window)
+            self._frames = Frames(paths, self._window, self._decoders)
         else:
             from edge.sources.volumes import stacks
 

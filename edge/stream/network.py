@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +21,7 @@ from edge.backends import (
 )
 from edge.config import InputConfig, ModelConfig, validate
 from edge.errors import ModelError, RuntimeFault
+from edge.machine import usable_cores
 from edge.stream.admission import PREFETCH
 from edge.stream.outlet import DEPTH
 from edge.targets import parse_capability
@@ -315,13 +315,6 @@ def engine_options(threads: int, live: bool, serial: bool) -> EngineOptions:
 def _one_at_a_time(options: EngineOptions) -> EngineOptions:
     """All threads on one volume: two side by side would take gigabytes each, and end no earlier."""
     return replace(options, threads=max(1, options.threads + options.streams - 1), streams=1)
-
-
-def usable_cores() -> int:
-    """Cores this process may run on (a container or `taskset` may allow fewer than there are)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def has_nan(outputs: Mapping[str, Array], index: int | None = None) -> bool:
