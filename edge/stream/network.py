@@ -22,7 +22,6 @@ from edge.backends import (
 from edge.config import InputConfig, ModelConfig, validate
 from edge.errors import ModelError, RuntimeFault
 from edge.machine import usable_cores
-from edge.stream.admission import PREFETCH
 from edge.stream.outlet import DEPTH
 from edge.targets import parse_capability
 from edge.tasks.outputs import SUM, streamed
@@ -115,7 +114,7 @@ class Network:
         """Page-locked memory for one more reader's frames; None where no GPU would read them."""
         if not self.engine.takes_pictures:
             return None
-        on_their_way = self._count * self.batch + PREFETCH + DEPTH + 2
+        on_their_way = (self._count + 1) * self.batch + DEPTH + 2
         return cast(PictureEngine, self.engine).frames.lend(on_their_way)
 
     def prepare(self, frame: Frame, slot: Slot, index: int = 0) -> Placement | None:
