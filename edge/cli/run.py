@@ -137,6 +137,9 @@ def run(args: argparse.Namespace) -> int:
         target = stream.engine.latency_ms
         latency = target / 1e3 if target else None
         running = Run(network, feeds, sinks, args.frames, args.serial, stop, latency, privacy=privacy)
+        for feed in feeds:
+            if told := getattr(feed.source, "told", ""):
+                print(f"{feed.name}: {told}; Ctrl-C ends the run", file=sys.stderr)
         unread.pop_all()  # from here on the run closes its sources, except one that hangs in a read
         with following(running):
             summary = running.go()

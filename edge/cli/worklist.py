@@ -163,7 +163,8 @@ def _table(worklist: Worklist, top: int | None) -> Table:
     rows, now = worklist.rows(), time.time()
     urgent = sum(row.urgent for row in rows)
     more = f", the first {top} shown" if top is not None and top < len(rows) else ""
-    title = f"{len(rows)} studies, {urgent} urgent{more}"
+    studies = f"{len(rows)} {'study' if len(rows) == 1 else 'studies'}"
+    title = f"{studies}, {urgent} urgent{more}"
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for name, justify in COLUMNS:
         table.add_column(name, justify=justify, no_wrap=name != "finding")

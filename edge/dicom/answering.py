@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from edge.dicom import answers
 from edge.dicom.answers.finding import Inference
 from edge.dicom.carrier import Report
 from edge.dicom.commitment import Listener, listen
+from edge.dicom.deliveries import State
 from edge.dicom.desk import Desk
 from edge.dicom.destination import Destination
 from edge.dicom.outbox import Outbox
@@ -16,6 +18,8 @@ from edge.dicom.receiver import Receiver
 from edge.errors import UsageError
 from edge.sources.spooled import Spooled
 from edge.stream.feed import Feed
+
+log = logging.getLogger("edge.dicom")
 
 
 class ToArchives:
@@ -66,10 +70,17 @@ class Outboxes:
     def _close(self, outbox: Outbox) -> None:
         if outbox in self._open:
             self._open.remove(outbox)
+            _tell_waiting(outbox)
             outbox.close()
         if not self._open:
             for listener in self._listeners:
                 listener.close()
+
+
+def _tell_waiting(outbox: Outbox) -> None:
+    for name, states in outbox.counts().items():
+        if count := states.get(State.WAITING):
+            log.warning("%d object(s) still wait for %s: they go out at the next start", count, name)
 
 
 def connect(feeds: Sequence[Feed], archives: Sequence[Destination], precision: str) -> None:

@@ -131,7 +131,7 @@ class Receiver:
         handlers = [
             (evt.EVT_C_STORE, lambda event: event.assoc.dimse.store(event.request.DataSet)),
             (evt.EVT_ACCEPTED, self._tell, ["accepted"]),
-            (evt.EVT_REJECTED, self._tell, ["rejected"]),
+            (evt.EVT_REJECTED, self._tell_rejected),
             (evt.EVT_ABORTED, self._tell, ["aborted"]),
         ]
         try:
@@ -173,6 +173,14 @@ class Receiver:
         self.counts.add(what)
         peer = event.assoc.requestor
         log.info("association %s: %a at %s", what, peer.ae_title, peer.address)
+
+    def _tell_rejected(self, event: Any) -> None:
+        """Count it, and say why: as a rule somebody has mistyped an AE title."""
+        self.counts.add("rejected")
+        peer, answer = event.assoc.requestor, event.assoc.acceptor.primitive
+        asked, why = peer.primitive, answer.reason_str.lower()
+        titles = f"{asked.calling_ae_title!a} at {peer.address} calls {asked.called_ae_title!a}"
+        log.warning("an association is rejected: %s; %s", why, titles)
 
     def close(self, grace: float = 5.0) -> None:
         """Take no more connections, let open associations end for `grace` seconds, then abort them.

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from edge.dicom.receiver import Receiver, ReceiverSettings, server_tls
 from edge.errors import UsageError
 from edge.sources import Address
 from edge.sources.spooled import SETTINGS, Spooled, open_spooled
-
-log = logging.getLogger("edge.dicom")
 
 PORT = 11112
 """Registered for DICOM; the older one, 104, is for the system's administrator alone."""
@@ -45,12 +42,10 @@ def open(address: Address, realtime: bool) -> Spooled:
     values = address.settings({**SETTINGS, **OWN})
     settings = _settings(address, values)
 
-    def listen(spool: Any) -> Receiver:
-        receiver = Receiver(spool, settings)
-        log.info("%s listens on %s port %d", settings.aet, settings.host, receiver.port)
-        return receiver
-
-    return open_spooled(address, values, listen, private=False)
+    source = open_spooled(address, values, lambda spool: Receiver(spool, settings), private=False)
+    port = cast(Receiver, source.supply).port
+    source.told = f"{settings.aet} listens on {settings.host}:{port}"
+    return source
 
 
 def _settings(address: Address, values: Mapping[str, Any]) -> ReceiverSettings:

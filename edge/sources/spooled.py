@@ -60,8 +60,12 @@ class Spooled:
         objects: whether units of work are single objects.
         window: which VOI LUT or window is used.
         private: whether the address may hold a patient's name.
+
+    Attributes:
+        told: to whoever starts the run: what it waits for.
     """
 
+    told = ""
     live, paced = False, False
     fps: float | None = None
     truth_kind: str | None = None

@@ -211,11 +211,16 @@ def test_a_transfer_that_ends_in_the_middle_leaves_nothing(receive, spool, how):
         ({"calling": ("CT1", "CT2")}, {"calling": "CT3"}),
     ],
 )
-def test_ae_titles_that_are_not_on_the_list_are_rejected(receive, settings, how):
+def test_ae_titles_that_are_not_on_the_list_are_rejected_and_the_log_says_which(
+    receive, settings, how, caplog
+):
     receiver = receive(**settings)
     with association(receiver.port, **how) as assoc:
         assert assoc.is_rejected
     assert soon(lambda: receiver.counts["rejected"] == 1)
+    (said,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert f"{next(iter(how))} ae title not recognised" in said.getMessage()
+    assert repr(next(iter(how.values()))) in said.getMessage()
 
 
 def test_ae_titles_on_the_list_are_accepted(receive):

@@ -211,7 +211,9 @@ def test_an_archive_without_a_feed_that_is_answered_is_told_before_the_run(tmp_p
         connect([feed("a", Script(pictures(1)))], [destination("dicom+scu://PACS@127.0.0.1:104")], "")
 
 
-def test_what_cannot_be_answered_is_quarantined_and_the_others_are_answered(tmp_path: Path) -> None:
+def test_what_cannot_be_answered_is_quarantined_and_the_others_are_answered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     network = network_of(heatmap_graph(tmp_path / "tiny.onnx"))
     one = receiving(tmp_path, unit="object")
     connect([one], [destination("dicom+scu://PACS@127.0.0.1:9")], "fp32")
@@ -230,6 +232,7 @@ def test_what_cannot_be_answered_is_quarantined_and_the_others_are_answered(tmp_
         box.send(*slices(2))
         until(lambda: box.spool.counts() == {State.QUARANTINED: 1, State.ANSWERED: 1})
         assert box.spool.objects(State.QUARANTINED)[0].reason == "it cannot be answered: ValueError"
+    assert "still wait for PACS@127.0.0.1:9: they go out at the next start" in caplog.text
     network.close()
 
 
@@ -284,6 +287,7 @@ def test_edge_run_receives_from_storescu_and_answers(tmp_path: Path) -> None:
             process.terminate()
             said = process.communicate(timeout=60)[1]
     assert process.returncode == 0, said
+    assert f"EDGE listens on 127.0.0.1:{port}; Ctrl-C ends the run" in said
     lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
     assert len(lines) == 3 and len({line["source_meta"]["unit"] for line in lines}) == 1
     text = said + (tmp_path / "lines.jsonl").read_text() + (tmp_path / "summary.json").read_text()
