@@ -30,7 +30,12 @@ SWITCH_SECONDS = 0.5e-3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `edge run`."""
-    add = parser.add_argument
+    _add_feed_options(parser.add_argument_group("model, feeds and results"))
+    _add_engine_options(parser.add_argument_group("how the engine runs"))
+
+
+def _add_feed_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--model", metavar="NAME", help="a model in the engine store")
     add(
         "--source",
@@ -56,15 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "that received objects are answered to are dicom+scu://TITLE@HOST:PORT or stow+https://HOST/PATH; "
         "may be repeated",
     )
-    add("--target", help="whose engine to run (default: the best that this machine can run)")
-    add("--variant", help="which engine of the target (default: fast; with onnxruntime_cuda: exact)")
     add("--frames", type=_positive, metavar="N", help="read at most N frames of each feed")
     add("--realtime", action="store_true", help="let frames fall due at the feed's own rate")
-    add("--serial", action="store_true", help="one frame after the other, to debug")
-    add("--summary", type=Path, metavar="FILE", help="write the summary as JSON")
-    add("--json", action="store_true", help="print the summary as JSON on standard output")
-    add("--engines", type=Path, metavar="DIR", help="the engine store (default: engines)")
-    add("--threads", type=_positive, metavar="N", help="processor threads (default: all)")
     add(
         "--give-up",
         type=_positive_float,
@@ -79,7 +77,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "their UIDs and file names (none)",
     )
     add("--privacy-key", type=Path, metavar="FILE", help="the key for pseudonyms; made where it is absent")
+    add("--summary", type=Path, metavar="FILE", help="write the summary as JSON")
+    add("--json", action="store_true", help="print the summary as JSON on standard output")
+
+
+def _add_engine_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--target", help="whose engine to run (default: the best that this machine can run)")
+    add("--variant", help="which engine of the target (default: fast; with onnxruntime_cuda: exact)")
+    add("--engines", type=Path, metavar="DIR", help="the engine store (default: engines)")
+    add(
+        "--backend",
+        choices=["null", "onnxruntime", "onnxruntime_cuda"],
+        help="instead of the engine's own runtime: onnxruntime_cuda runs ONNX engines on a GPU without "
+        "TensorRT; null runs without an engine, to measure the runner",
+    )
     add("--gpu", type=_whole, metavar="N", help="which GPU (default: the first that the engine is for)")
+    add("--threads", type=_positive, metavar="N", help="processor threads (default: all)")
     add("--slots", type=_slots, metavar="N", help="batches in flight, 1 to 4 (default: 2 or 3)")
     add("--batch", type=_positive, metavar="N", help="most frames of one inference (default: 1)")
     add(
@@ -94,12 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="target from frame to result: batches shrink while it is missed",
     )
-    add(
-        "--backend",
-        choices=["null", "onnxruntime", "onnxruntime_cuda"],
-        help="instead of the engine's own runtime: onnxruntime_cuda runs ONNX engines on a GPU without "
-        "TensorRT; null runs without an engine, to measure the runner",
-    )
+    add("--serial", action="store_true", help="one frame after the other, to debug")
 
 
 def run(args: argparse.Namespace) -> int:

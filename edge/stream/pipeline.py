@@ -10,7 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from edge.backends import Slot, Span
 from edge.errors import DeviceLost
@@ -18,47 +18,19 @@ from edge.stream.admission import Admission, Lane
 from edge.stream.batching import BatchSize
 from edge.stream.faults import Faults
 from edge.stream.feed import Feed
+from edge.stream.flight import Flight, Rider, stages_of
 from edge.stream.metrics import DeviceTimes
 from edge.stream.moment import LastMoment
 from edge.stream.motion import MotionGate
 from edge.stream.network import Network, has_nan
 from edge.types import Array, Frame, Result
 
-if TYPE_CHECKING:
-    from edge.preprocess import Placement
-
 REBUILDS = 1
 """How often a run loads its engine again after the GPU's context died; a second time it stops."""
-
-
 SETTLING = 8
 """Batches a slot after which a GPU run allocates nothing more, as long as pictures keep their size."""
-
-
 SLICE = 0.5e-3
 """Seconds that the loop waits for another frame of a batch before it looks after those in flight."""
-
-
-class Rider(NamedTuple):
-    """One frame of a batch."""
-
-    feed: Feed
-    frame: Frame
-    placement: Placement | None = None
-    gated: bool = False
-    """It is not run, and gets the finding of the frame `like` once more."""
-    like: int | None = None
-
-
-class Flight(NamedTuple):
-    """A batch in a slot, on its way, and the frames that only wait for its results."""
-
-    slot: Slot
-    riders: list[Rider]
-    started: float
-    """When the loop took the batch up, `time.perf_counter()` seconds."""
-    prepared: float
-    """When its slot was filled."""
 
 
 class Pipeline:
@@ -193,7 +165,7 @@ class Pipeline:
             return
         done = time.perf_counter()
         flags = (*frame.flags, "gated")
-        stages = _stages(frame, done, done, 0.0, done, done)
+        stages = stages_of(frame, done, done, 0.0, done, done)
         feed.times.add(stages)
         self._hand_over(feed, Result(frame, self.network.id, feed.last, stages, flags), done)
 
@@ -306,7 +278,7 @@ class Pipeline:
             self._fail(rider, "postprocess", e)
             return time.perf_counter()
         done = time.perf_counter()
-        stages = _stages(frame, flight.started, flight.prepared, flight.slot.infer_seconds, begun, done)
+        stages = stages_of(frame, flight.started, flight.prepared, flight.slot.infer_seconds, begun, done)
         feed.times.add(stages)
         self.size.gave(stages["total"])
         flags = frame.flags
@@ -378,17 +350,3 @@ class Pipeline:
         feed.account.fail(stage)
         feed.miss(rider.frame.meta, stage, error)
         self.faults.report(feed.name, stage, error)
-
-
-def _stages(
-    frame: Frame, started: float, prepared: float, infer: float, executed: float, done: float
-) -> dict[str, float]:
-    """Seconds of each stage. What `total` has beyond their sum is waiting: for a stream, or for the loop."""
-    return {
-        "capture": frame.read_seconds,
-        "queue": started - frame.captured,
-        "preprocess": prepared - started,
-        "infer": infer,
-        "postprocess": done - executed,
-        "total": done - frame.captured,
-    }

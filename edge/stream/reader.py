@@ -16,10 +16,8 @@ from edge.stream.admission import Admission
 from edge.stream.burned_in import UNCHECKED
 from edge.stream.faults import Faults
 from edge.stream.feed import Feed
+from edge.stream.framing import make_frame
 from edge.stream.life import Backoff, Lag, State
-from edge.stream.limit import crop
-from edge.stream.thumb import Glance
-from edge.types import Frame
 
 log = logging.getLogger("edge.stream")
 
@@ -276,68 +274,11 @@ class Reader(threading.Thread):
         with feed.lock:
             if self.given_up.is_set():
                 return
-            frame = self._frame(picture, captured, captured_at, read_seconds)
+            frame = make_frame(feed, picture, (captured, captured_at, read_seconds), self._lender)
             if frame is not None and feed.live:
                 self.admission.offer(feed.lane, frame)
         if frame is not None and not feed.live:
             self.admission.offer(feed.lane, frame)  # which may wait
-
-    def _frame(
-        self, picture: Picture, captured: float, captured_at: float, read_seconds: float
-    ) -> Frame | None:
-        """The frame to hand in; None where it is left out."""
-        feed, image = self.feed, picture.image
-        now = feed.last_arrived = time.perf_counter()
-        feed.first_captured = captured if feed.first_captured is None else feed.first_captured
-        grey = image if picture.luma is None else picture.luma
-        if feed.settings.roi is not None:
-            image, grey = crop(image, feed.settings.roi), crop(grey, feed.settings.roi)
-        glance = Glance(grey, picture.narrow)
-        flags = picture.flags
-        if feed.health is not None:
-            seen = feed.health.look(glance, now)
-            self._tell_health(seen)
-            if seen and feed.settings.health.withhold:
-                self._withhold("unusable", picture)
-                return None
-            flags = (*flags, *seen)
-        dense = feed.alarm is not None and feed.alarm.active(now)
-        if feed.limit is not None and not feed.limit.allows(captured) and not dense:
-            self._withhold("limited", picture)
-            return None
-        if self._lender is not None:
-            image = self._lender.copy(image)
-        frame = Frame(
-            feed.name,
-            feed.reader_count,
-            image,
-            picture.pts,
-            captured,
-            captured_at,
-            read_seconds,
-            picture.meta,
-            picture.truth,
-            flags,
-            glance.thumb if feed.gate is not None else None,
-            picture.volume,
-        )
-        feed.reader_count += 1
-        return frame
-
-    def _withhold(self, cause: str, picture: Picture) -> None:
-        self.feed.discard(cause)
-        self.feed.miss(picture.meta, cause)
-
-    def _tell_health(self, flags: tuple[str, ...]) -> None:
-        """The state that the pictures show."""
-        feed = self.feed
-        assert feed.health is not None
-        state: State = "frozen" if "frozen" in flags else "black" if "black" in flags else "live"
-        if feed.life.state != state and feed.life.to(state, feed.health.reason if flags else ""):
-            if state == "live":
-                log.info("%s: live", feed.name)
-            else:
-                log.warning("%s: %s: %s", feed.name, state, feed.life.now.reason)
 
     def _keep_up(self, source: Source, late: float, now: float) -> None:
         """Have a source that comes later and later decode less, until it has caught up."""
