@@ -187,7 +187,7 @@ def test_the_page_knows_every_key_of_a_feeds_summary_and_every_cause() -> None:
     told = {word for span in re.findall(r"`([^`\n]+)`", page) for word in span.split()}
     assert {*data, *data["feeds"][0]} <= told
     code = "".join(text(path) for path in ROOT.glob("edge/stream/*.py"))
-    causes = set(re.findall(r"(?:\.drop|discard|_leave_out|_withhold)\(\"(\w+)\"", code))
+    causes = set(re.findall(r"(?:\.drop|discard|_leave_out)\((?:feed, )?\"(\w+)\"", code))
     assert {"superseded", "limited", "behind"} <= causes <= told
 
 

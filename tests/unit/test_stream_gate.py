@@ -172,7 +172,7 @@ def test_after_a_frame_that_failed_the_next_one_is_run() -> None:
 
 
 def test_a_frame_that_looks_like_one_that_failed_in_flight_is_dropped_as_gated() -> None:
-    network = Looking(delay=0.05, fail_every=1)
+    network = Looking(delay=0.3, fail_every=1)
     _, (row,) = stream(network, [gated("a", [1, 1, 1])])
     assert row["failures"].get("infer", 0) + row["dropped"].get("gated", 0) == 3
     assert row["dropped"]["gated"] >= 1
