@@ -276,6 +276,11 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *lines])
 
 
+def conformance(name: str) -> Callable[[], str]:
+    """A table of the DICOM conformance statement; its module needs pynetdicom."""
+    return lambda: str(getattr(importlib.import_module("edge.dicom.conformance"), name)())
+
+
 BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "matrix": ("README.md", matrix),
     "matrix-details": ("docs/hardware.md", matrix_details),
@@ -283,6 +288,10 @@ BLOCKS: dict[str, tuple[str, Callable[[], str]]] = {
     "target-keys": ("docs/configuration.md", target_keys),
     "policy-keys": ("docs/policies.md", policy_keys),
     "stream-config": ("docs/streams.md", stream_config),
+    "conformance-services": ("docs/dicom.md", conformance("services")),
+    "conformance-syntaxes": ("docs/dicom.md", conformance("syntaxes")),
+    "conformance-associations": ("docs/dicom.md", conformance("associations")),
+    "conformance-statuses": ("docs/dicom.md", conformance("statuses")),
 }
 FILES: dict[str, Callable[[], str]] = {"docs/policy.schema.json": policy_schema}
 """Files that are generated as a whole."""

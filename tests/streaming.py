@@ -84,8 +84,8 @@ def network_of(graph: Path, options: EngineOptions | None = None) -> Network:
 
 def publish(root: Path, graph: Path, variant: str = "fast", **changes: Any) -> Entry:
     """Put the graph into a store, as the builder would."""
+    stated = {"model": "tiny", "config": config_of(graph).model_dump(mode="json"), **changes}
     manifest = Manifest(
-        model="tiny",
         target="cpu",
         variant=variant,
         state="verified",
@@ -95,8 +95,7 @@ def publish(root: Path, graph: Path, variant: str = "fast", **changes: Any) -> E
         builder=BuilderInfo(name="onnxruntime", version="test"),
         backend="onnxruntime",
         engine_file="engine.onnx",
-        config=config_of(graph).model_dump(mode="json"),
-        **changes,
+        **stated,
     )
     return Store(root).publish(manifest, {"engine.onnx": graph})
 

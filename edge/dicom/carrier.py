@@ -129,6 +129,7 @@ DUPLICATE = 0x0111
 STATUSES = {
     0x0106: "an attribute has a value that it does not take",
     0x0110: "it failed while processing",
+    DUPLICATE: "it has an object of this UID already",
     0x0112: "it has no such object",
     0x0117: "it takes the SOP Instance UID for none",
     0x0119: "its object of this UID is of another class",

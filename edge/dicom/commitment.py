@@ -10,6 +10,7 @@ from typing import Any
 
 from edge.dicom.carrier import Report, Unreachable, words
 from edge.dicom.destination import Destination, ScuDestination, listening
+from edge.dicom.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
 from edge.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ SUCCESS, PROCESSING_FAILURE, INVALID_ARGUMENT = 0x0000, 0x0110, 0x0115
 
 LINGER = 2.0
 """Seconds that an association is held, in case the report comes on it."""
+
+REPORT_ASSOCIATIONS, REPORT_IDLE = 16, 30.0
+"""Of a listener for reports: associations at once, and seconds until a silent one is aborted."""
 
 Reported = Callable[[Report], bool]
 """Takes a report; whether its transaction is known."""
@@ -101,8 +105,10 @@ class Listener:
         from pynetdicom import evt
 
         entity = pynetdicom.AE(aet)
-        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 30
-        entity.maximum_associations = 16
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS
+        entity.implementation_version_name = IMPLEMENTATION_VERSION
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = REPORT_IDLE
+        entity.maximum_associations = REPORT_ASSOCIATIONS
         support_reports(entity)
         entity.add_supported_context("1.2.840.10008.1.1")
         handlers = [(evt.EVT_N_EVENT_REPORT, hear, [reported])]

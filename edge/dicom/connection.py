@@ -5,8 +5,11 @@ from __future__ import annotations
 import socket
 from typing import Any, cast
 
+from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.transport import AddressInformation, AssociationSocket
+
+from edge.dicom.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
 
 QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Linux has it; it holds for a while, and is set anew each time."""
@@ -63,6 +66,8 @@ class Client(AE):
 
     def __init__(self, title: str, timeout: float) -> None:
         super().__init__(title)
+        self.implementation_class_uid = UID(IMPLEMENTATION_CLASS)
+        self.implementation_version_name = IMPLEMENTATION_VERSION
         self.acse_timeout = self.dimse_timeout = self.network_timeout = self.connection_timeout = timeout
 
     def _create_socket(self, assoc: Any, address: Any, tls_args: Any) -> ClientSocket:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 IMPLEMENTATION_CLASS = "2.25.243816397735861927362485962183655014861"
-"""Of the files we write (PS3.7 D.3.3.2): a UID of ours, made from a UUID (PS3.5 B.2)."""
+"""Of this side and the files we write (PS3.7 D.3.3.2): a UID of ours, made from a UUID (PS3.5 B.2)."""
 
 IMPLEMENTATION_VERSION = "EDGE"
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from edge.dicom.carrier import Report
 from edge.dicom.commitment import hear, support_reports
+from edge.dicom.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
 from edge.dicom.tally import Tally
 from edge.errors import InputError, UsageError, missing_package
 from edge.spool import Spool
@@ -147,7 +148,7 @@ class Receiver:
                 counts=self.counts,
                 tls=settings.tls,
                 networks=networks,
-                connections=2 * settings.associations + 8,
+                connections=connections(settings.associations),
                 wait=settings.idle,
             )
         except OSError as e:
@@ -220,19 +221,31 @@ def _entity(settings: ReceiverSettings) -> Any:
     if settings.any_class:
         _config.UNRESTRICTED_STORAGE_SERVICE = True
     others = [syntax for syntax in ALL_TRANSFER_SYNTAXES if syntax != ExplicitVRLittleEndian]
-    for uid in _storage_classes():
+    for uid in storage_classes():
         ae.add_supported_context(uid, [ExplicitVRLittleEndian, *others])  # explicit says most
     ae.add_supported_context(Verification)
     ae.maximum_associations = settings.associations
     ae.maximum_pdu_size = settings.pdu
     ae.network_timeout = ae.dimse_timeout = settings.idle
-    ae.acse_timeout = min(30.0, settings.idle)
+    ae.acse_timeout = acse_timeout(settings.idle)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS
+    ae.implementation_version_name = IMPLEMENTATION_VERSION
     ae.require_called_aet = not settings.any_called
     ae.require_calling_aet = list(settings.calling)
     return ae
 
 
-def _storage_classes() -> list[str]:
+def connections(associations: int) -> int:
+    """Open at once: some are still in their handshake, or on their way out."""
+    return 2 * associations + 8
+
+
+def acse_timeout(idle: float) -> float:
+    """Seconds that a peer may take to ask for an association, or to release it."""
+    return min(30.0, idle)
+
+
+def storage_classes() -> list[str]:
     """All of the standard; also retired ones, which pynetdicom leaves out and old devices send."""
     from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]
     from pynetdicom import AllStoragePresentationContexts
