@@ -204,6 +204,23 @@ def test_a_transfer_that_ends_in_the_middle_leaves_nothing(receive, spool, how):
         assert store(assoc, ct_slice(1)) == SUCCESS
 
 
+def test_storescu_that_is_killed_in_mid_transfer_leaves_nothing(receive, spool, tmp_path):
+    port, path = receive().port, tmp_path / "large.dcm"
+    large = ct_slice(1, size=4096)
+    large.PixelData = bytes(2 * 8192**2)
+    large.Rows = large.Columns = 8192
+    pydicom.dcmwrite(path, large, enforce_file_format=True)
+    send = [tool("storescu"), "-aec", "EDGE", "127.0.0.1", str(port), str(path)]
+    process = subprocess.Popen(send)
+    assert soon(lambda: sum(file.stat().st_size for file in files(spool)) > 1 << 16)
+    process.kill()
+    assert process.wait() < 0
+    assert soon(lambda: files(spool) == [])
+    assert spool.objects() == []
+    subprocess.run(send, check=True, timeout=60)
+    assert len(spool.objects()) == 1
+
+
 @pytest.mark.parametrize(
     "settings, how",
     [
@@ -275,10 +292,11 @@ def test_a_client_that_connects_and_sleeps_is_dropped(receive, said):
     assert soon(lambda: not receiver._server.busy)
 
 
-def test_a_client_that_opens_an_association_and_sleeps_is_dropped(receive, spool):
+@pytest.mark.parametrize("pieces", [0, 4], ids=["at once", "in the middle of an object"])
+def test_a_client_that_opens_an_association_and_sleeps_is_dropped(receive, spool, pieces):
     receiver = receive(idle=0.5)
     with association(receiver.port) as assoc:
-        begin_to_store(assoc, ct_slice(1, size=128), pieces=4)
+        begin_to_store(assoc, ct_slice(1, size=128), pieces)
         assert soon(lambda: assoc.is_aborted)
     assert soon(lambda: not receiver._server.busy) and files(spool) == []
     assert receiver.counts["aborted"] == 1

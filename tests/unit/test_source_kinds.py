@@ -268,6 +268,29 @@ def test_a_study_nests_by_series_and_hidden_files_are_left_out(tmp_path: Path) -
     assert shown == ["c.dcm", "b.dcm", "a.dcm"]
 
 
+def test_what_lies_in_a_study_beside_its_files_is_left_out_and_what_is_broken_is_told(tmp_path: Path) -> None:
+    data = pytest.importorskip("pydicom.data")
+    whole = Path(data.get_testdata_file("CT_small.dcm")).read_bytes()
+    (tmp_path / "CT1").write_bytes(whole)
+    (tmp_path / "CT2.dcm").write_bytes(whole[: len(whole) // 2])  # still being written
+    (tmp_path / "empty.dcm").touch()
+    (tmp_path / "empty").touch()
+    (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (tmp_path / "._CT1").write_bytes(whole)
+    (tmp_path / "notes.txt").write_text("hello")
+    shutil.copy(data.get_testdata_file("DICOMDIR"), tmp_path / "DICOMDIR")
+    source, seen, told = open_source(f"dicom:{tmp_path}"), 0, []
+    for _ in range(10):
+        try:
+            if source.read() is None:
+                break
+            seen += 1
+        except InputError as e:
+            told += [Path(name).name for name in e.names]
+    assert seen == 1 and sorted(told) == ["CT2.dcm", "empty.dcm"]
+    source.close()
+
+
 def test_pictures_beside_a_folder_of_dicom_are_still_a_folder_of_pictures(tmp_path: Path) -> None:
     cine(tmp_path / "original" / "a.dcm")
     cv2.imwrite(str(tmp_path / "1.png"), np.zeros((4, 4, 3), np.uint8))

@@ -124,6 +124,15 @@ def test_objects_are_answered_one_by_one_and_the_same_one_again_is_not(box: Box)
     assert len(box.sink.results) == 2
 
 
+@objects
+def test_another_object_under_the_same_uid_is_set_aside_and_the_first_one_answered(box: Box) -> None:
+    box.send(ct_slice(1), ct_slice(1, PatientID="PID78"), ct_slice(2))
+    lines = box.lines(2)
+    assert sorted(line["frames"][0]["sop_instance_uid"] for line in lines) == ["1.2.3.1", "1.2.3.2"]
+    (apart,) = box.spool.objects(State.QUARANTINED)
+    assert "other content" in apart.reason and b"PID78" in apart.path.read_bytes()
+
+
 def test_frames_of_one_object_come_one_by_one(box: Box) -> None:
     cine = ct_slice(1)
     cine.NumberOfFrames, cine.PixelData = 4, cine.PixelData * 4
