@@ -232,4 +232,8 @@ class Server(ThreadedAssociationServer):
         import sys
 
         self.counts.add("failed_handshake")
-        log.warning("a connection from %s ends: %s", client_address[0], type(sys.exc_info()[1]).__name__)
+        error = sys.exc_info()[1]
+        why = type(error).__name__
+        if isinstance(error, ssl.SSLError) and error.reason:
+            why = f"TLS: {error.reason.replace('_', ' ').lower()}"
+        log.warning("a connection from %s ends: %s", client_address[0], why)

@@ -335,7 +335,7 @@ def test_what_is_no_dicom_at_all_harms_nobody(receive):
         assert assoc.send_c_echo().Status == SUCCESS
 
 
-def test_tls_takes_clients_with_a_certificate_and_is_held_up_by_nobody(receive, spool, tmp_path):
+def test_tls_takes_clients_with_a_certificate_and_is_held_up_by_nobody(receive, spool, tmp_path, caplog):
     (tmp_path / "ca").mkdir()
     made = authority(tmp_path / "ca")
     context = server_tls(made["server.pem"], made["server.key"], clients=made["ca.pem"])
@@ -351,6 +351,7 @@ def test_tls_takes_clients_with_a_certificate_and_is_held_up_by_nobody(receive, 
             assert not plain.is_established
     assert len(files(spool)) == 1
     assert soon(lambda: receiver.counts["failed_handshake"] == 3)
+    assert "peer did not return a certificate" in caplog.text
 
 
 def test_certificates_that_cannot_be_used_are_a_plain_error(tmp_path):
