@@ -133,11 +133,16 @@ class Frames:
             if isinstance(file.image, InputError):
                 raise file.image
             self.image = file.image
-        if self._decoders is not None and self.image.compressed:
-            for image, index in islice(self._coming(self.image), self._decoders.count):
-                if image is not None:
-                    image.begin(index)
+        self.begin()
         return True
+
+    def begin(self) -> None:
+        """Have the next frames decompressed meanwhile; also before the first `open`."""
+        if self._decoders is None or (self.image is not None and not self.image.compressed):
+            return
+        for image, index in islice(self._coming(), self._decoders.count):
+            if image is not None:
+                image.begin(index)
 
     def _open_next(self) -> Opened:
         path, series = self._left.pop()
@@ -146,10 +151,12 @@ class Frames:
         except InputError as e:
             return Opened(path, e)
 
-    def _coming(self, image: DicomImage) -> Iterator[tuple[DicomImage | None, int]]:
+    def _coming(self) -> Iterator[tuple[DicomImage | None, int]]:
         """The frames from that on whose turn it is, and None for a file that cannot be read. It opens files
         ahead of their turn, up to one that is not compressed: that may be in memory whole."""
-        yield from ((image, index) for index in range(self._next, image.frames))
+        if self.image is not None:
+            image = self.image
+            yield from ((image, index) for index in range(self._next, image.frames))
         place = 0
         while place < len(self._opened) or self._left:
             if place == len(self._opened):
@@ -162,6 +169,11 @@ class Frames:
             if not coming.compressed:
                 return
             yield from ((coming, index) for index in range(coming.frames))
+
+    @property
+    def last(self) -> bool:
+        """Whether no frame comes after the one that `open` went to."""
+        return not self._left and not self._opened and (not self.image or self.number >= self.image.frames)
 
     def skip(self) -> None:
         """Leave the rest of this file out."""

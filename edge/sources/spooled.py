@@ -86,6 +86,7 @@ class Spooled:
         self._case: Case | None = None
         self._decoders = Decoders()
         self._frames = Frames([])
+        self._coming: tuple[Case, Frames] | None = None  # the unit after this one, its first frames begun
 
     def read(self) -> Picture | None:
         """The next frame, or the next stack of slices.
@@ -120,17 +121,32 @@ class Spooled:
         self._decoders.close()
 
     def _begin(self) -> Case:
-        case = self._case = self.outcomes.take(WAIT_S)
-        if case is None:
+        coming, self._coming = self._coming, None
+        taken = coming if coming and not coming[0].over else self._take(WAIT_S)
+        if taken is None:
+            self._case = None
             raise Idle("nothing has to be inferred just now")
-        paths = [item.path for item in case.claim.objects]
-        if self._stacks is None:
-            self._frames = Frames(paths, self._window, self._decoders)
-        else:
+        self._case, self._frames = taken
+        if self._stacks is not None:
             from edge.sources.volumes import stacks
 
-            self._stacks = stacks([*(item.path for item in case.claim.earlier), *paths])[::-1]
-        return case
+            claim = self._case.claim
+            self._stacks = stacks([item.path for item in (*claim.earlier, *claim.objects)])[::-1]
+        return self._case
+
+    def _take(self, wait: float) -> tuple[Case, Frames] | None:
+        case = self.outcomes.take(wait)
+        if case is None:
+            return None
+        paths = [item.path for item in case.claim.objects] if self._stacks is None else []
+        return case, Frames(paths, self._window, self._decoders)
+
+    def _look_ahead(self) -> None:
+        """While a unit's last frame is decompressed, the next unit's first ones are too."""
+        if self._frames.last and self._coming is None:
+            self._coming = self._take(0.0)
+            if self._coming is not None:
+                self._coming[1].begin()
 
     def _frame(self, case: Case) -> Picture | None:
         """The next frame of a unit; None where it has no more."""
@@ -148,6 +164,8 @@ class Spooled:
             error = InputError(f"{current.path} is not looked at", why, "send images alone")
             self.outcomes.lose(case, Part((current.path,)), error)
             raise error
+        if current.compressed:
+            self._look_ahead()
         part = Part((current.path,), self._frames.number)
         try:
             index, image, transforms = self._frames.read()

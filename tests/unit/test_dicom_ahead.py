@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,8 @@ from edge.dicom import open_dicom  # noqa: E402
 from edge.dicom.ahead import PROGRAM, Decoders  # noqa: E402
 from edge.dicom.series import Frames  # noqa: E402
 from edge.errors import InputError  # noqa: E402
-from edge.sources import open_source  # noqa: E402
+from edge.sources import Idle, open_source  # noqa: E402
+from edge.spool import Spool, State  # noqa: E402
 from tests.dicoms import write  # noqa: E402
 
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -48,9 +50,9 @@ def jpeg(level: int, marked: bool = False) -> bytes:
     return data + b"\0" * (len(data) % 2)
 
 
-def cine(path: Path, levels, marked=()) -> Path:
+def cine(path: Path, levels, marked=(), **elements) -> Path:
     frames = [jpeg(level, level in marked) for level in levels]
-    return write(path, np.zeros((len(frames), 32, 48), np.uint8), JPEGBaseline8Bit, frames)
+    return write(path, np.zeros((len(frames), 32, 48), np.uint8), JPEGBaseline8Bit, frames, **elements)
 
 
 def levels(frames: Frames) -> list[int | str]:
@@ -224,6 +226,30 @@ def test_what_was_begun_and_is_left_out_blocks_nothing(tmp_path, decoders):
     assert frames.open()
     frames.skip()
     assert levels(frames) == pytest.approx([10, 11, 12, 13, 14, 20, 21, 22, 23, 24], abs=1)
+
+
+def test_of_received_objects_the_next_one_is_decoded_beside_the_last(tmp_path, monkeypatch):
+    begun: list[bytes] = []
+    original = Decoders.begin
+    monkeypatch.setattr(Decoders, "begin", lambda self, job: begun.append(job.encoded) or original(self, job))
+    box = tmp_path / "box"
+    box.mkdir()
+    for place in range(3):
+        cine(box / f"{place}.dcm", [50 * place], StudyInstanceUID="1.2.8", SeriesInstanceUID="1.2.9")
+    source = open_source(f"dicom:{box}?watch=1&unit=object&free_gb=0&spool={tmp_path / 'spool'}")
+    deadline = time.monotonic() + 20
+    while sum(source.outcomes.spool.counts().values()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    found: list[int] = []
+    while len(found) < 3 and time.monotonic() < deadline:
+        with suppress(Idle):
+            found.append(round(source.read().image.mean()))
+            assert len(begun) == min(3, len(found) + 1)
+    source.close()
+    source.outcomes.close()
+    assert sorted(found) == pytest.approx([0, 50, 100], abs=1)
+    with Spool(tmp_path / "spool") as spool:
+        assert spool.counts() == {State.QUEUED: 3}
 
 
 def test_a_source_that_is_closed_leaves_no_process(tmp_path):
