@@ -42,7 +42,7 @@ class Spool:
         marks: free space at which objects are refused and taken again.
         lease: seconds that a worker has for a unit of work before somebody else may take it.
         attempts: a unit of work that was taken up so often without an end is quarantined: it kills its
-            workers.
+            workers. Not few, since a worker may be killed for other reasons, several times in a row.
         max_bytes: of one object.
         clock: UNIX seconds.
 
@@ -56,7 +56,7 @@ class Spool:
         *,
         marks: Watermarks = Watermarks(),  # noqa: B008  # frozen
         lease: float = 300.0,
-        attempts: int = 3,
+        attempts: int = 10,
         max_bytes: int = 16 << 30,
         clock: Callable[[], float] = time.time,
         identify: Identify = dicom_identity,
