@@ -102,19 +102,24 @@ class Decoders:
         self._idle.clear()
         self._busy.clear()
 
-    def _send(self, decoding: Decoding) -> bool:
-        """Give a frame to a process that has nothing to do; False where there is none to be had."""
+    def _send(self, decoding: Decoding, new: bool = False) -> bool:
+        """Give a frame to a process that has nothing to do; False where there is none to be had.
+
+        Args:
+            new: one has just ended, so another is started: those that are idle may be about to end too.
+        """
         for _ in range(TRIES):
             while not self._idle and len(self.processes) >= self.count:
                 self._collect(self._busy.popleft())
             try:
-                process = self._idle.pop() if self._idle else self._start()
+                process = self._idle.pop() if self._idle and not new else self._start()
             except OSError:
                 break
             try:
                 process.send(decoding.job)
             except OSError:  # it was ended while it was idle
                 self._drop(process)
+                new = True
                 continue
             decoding.process = process
             return True
@@ -124,7 +129,7 @@ class Decoders:
     def _collect(self, decoding: Decoding) -> None:
         """Take the answer, so that the process is free."""
         for attempt in range(TRIES):
-            if attempt and not self._send(decoding):
+            if attempt and not self._send(decoding, new=True):
                 return
             process = decoding.process
             assert process is not None

@@ -133,14 +133,15 @@ class Frames:
             if isinstance(file.image, InputError):
                 raise file.image
             self.image = file.image
-        self.begin()
+        if self._decoders is not None:  # this frame is waited for, and then its process has the last of them
+            self.begin(1 + self._decoders.count)
         return True
 
-    def begin(self) -> None:
+    def begin(self, count: int) -> None:
         """Have the next frames decompressed meanwhile; also before the first `open`."""
         if self._decoders is None or (self.image is not None and not self.image.compressed):
             return
-        for image, index in islice(self._coming(), self._decoders.count):
+        for image, index in islice(self._coming(), count):
             if image is not None:
                 image.begin(index)
 

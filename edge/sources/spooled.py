@@ -146,7 +146,7 @@ class Spooled:
         if self._frames.last and self._coming is None:
             self._coming = self._take(0.0)
             if self._coming is not None:
-                self._coming[1].begin()
+                self._coming[1].begin(self._decoders.count)
 
     def _frame(self, case: Case) -> Picture | None:
         """The next frame of a unit; None where it has no more."""

@@ -145,11 +145,11 @@ def test_so_many_frames_are_ahead_as_there_are_processes(tmp_path, decoders):
     two.begin = lambda job: begun.append(job.encoded) or original(job)
     frames = Frames(paths, decoders=two)
     assert frames.open()
-    assert len(begun) == 2
+    assert len(begun) == 3  # the first one, which is done, and two
     for place in range(8):
         frames.read()
         assert frames.open()
-        assert len(begun) == min(9, place + 3) and len(two.processes) <= 2
+        assert len(begun) == min(9, place + 4) and len(two.processes) <= 2
 
 
 def test_frames_that_are_not_compressed_need_no_process(tmp_path, decoders):
@@ -189,13 +189,13 @@ def test_a_decoder_that_hangs_in_native_code_costs_one_frame(tmp_path, decoders)
 
 def test_a_process_that_is_ended_from_outside_costs_nothing(tmp_path, decoders):
     both = decoders(count=2)
-    frames = Frames([cine(tmp_path / "cine.dcm", range(10, 60, 10))], decoders=both)
-    found = []
+    frames = Frames([cine(tmp_path / "cine.dcm", range(10, 100, 10))], decoders=both)
+    found: list[int] = []
     while frames.open():
-        for process in both.processes:
+        for process in both.processes[: 9 * (len(found) % 3 == 0)]:  # no frame meets it twice
             os.kill(process.pid, signal.SIGKILL)
         found.append(round(frames.read()[1].mean()))
-    assert found == pytest.approx([10, 20, 30, 40, 50], abs=1)
+    assert found == pytest.approx([*range(10, 100, 10)], abs=1)
 
 
 def test_where_no_process_can_start_frames_are_decoded_all_the_same(tmp_path, decoders, monkeypatch):
