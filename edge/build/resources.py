@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 from edge.errors import EdgeError, RuntimeFault
 
 T = TypeVar("T")
+_ARENA_MAX = -8
+"""M_ARENA_MAX of glibc's mallopt(3)."""
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -33,6 +36,14 @@ def give_back() -> None:
     """Return what was freed to the system: the C library keeps it, and a compiler is about to need it."""
     with suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def few_heaps(count: int) -> None:
+    """Have all threads share so many heaps. The C library keeps up to eight for each core, and in each of them
+    holes that the others do not use: a process with many threads grows for days."""
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        with suppress(OSError, AttributeError):  # no C library that knows of it
+            ctypes.CDLL(None).mallopt(_ARENA_MAX, count)
 
 
 def reset_peak() -> None:

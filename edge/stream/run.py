@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edge.build.resources import few_heaps
 from edge.errors import InputError, RuntimeFault, UsageError, nearest
+from edge.machine import usable_cores
 from edge.privacy import Privacy
 from edge.sinks import Sink
 from edge.stream.admission import PREFETCH, Admission
@@ -142,6 +144,7 @@ class Run:
         Raises:
             InputError: no feed gave a single frame, and not because the run was stopped.
         """
+        few_heaps(max(2, usable_cores()))
         outlets = self.outlets = [open_outlet(uri, sink, self.faults) for uri, sink in self._sinks]
         score = [Outlet(SCORE, self.scoreboard, self.faults)] if self.scoreboard else []
         deliver = _shown(_fan_out([*outlets, *score]), self.privacy)
