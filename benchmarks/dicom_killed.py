@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        figures = crash.run_kills(Path(folder), args.kills, args.seed, drain=60 + 6 * args.kills)
+        figures = crash.run_kills(Path(folder), args.kills, args.seed, drain=60 + args.kills)
     report("dicom_killed", {**figures, "minutes": (time.perf_counter() - begun) / 60}, args.json)
     if any(figures[name] for name in crash.BAD):
         raise SystemExit("something was lost, or answered twice")

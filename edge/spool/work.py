@@ -18,6 +18,10 @@ ANSWERS = (
 """Rows for `answer`, of the answers after a number."""
 
 
+SUSPECT = 2
+"""So often a unit is left behind by its workers until it is looked at after all others."""
+
+
 class Work:
     """The units of one spool; see `edge.spool.Spool` for what each method does."""
 
@@ -28,17 +32,28 @@ class Work:
         self._lease, self._attempts = lease, attempts
 
     def again(self) -> Claim | None:
-        """The oldest unit that a worker left behind; one that was left too often is quarantined."""
+        """The oldest unit that a worker left behind once, or whose result is there."""
+        return self._left_behind(f"(attempts < {SUSPECT} OR state = 'inferred')")
+
+    def suspect(self) -> Claim | None:
+        """The oldest unit that was left behind more often; one that was too often is quarantined.
+
+        It comes after all others: it may be what kills workers. If it is not, it was only the first one after
+        each start, and is now less likely to be there when a worker is killed for another reason.
+        """
+        return self._left_behind(f"attempts >= {SUSPECT} AND state = 'queued'")
+
+    def _left_behind(self, which: str) -> Claim | None:
         with self._ledger.transaction() as db:
             while True:
                 row = db.execute(
-                    "SELECT number, attempts FROM units WHERE state IN ('queued', 'inferred') AND until <= ?"
-                    " ORDER BY number LIMIT 1",
+                    "SELECT number, attempts, state FROM units WHERE state IN ('queued', 'inferred')"
+                    f" AND until <= ? AND {which} ORDER BY number LIMIT 1",
                     (self._clock(),),
                 ).fetchone()
                 if row is None:
                     return None
-                if row["attempts"] < self._attempts:
+                if row["state"] == "inferred" or row["attempts"] < self._attempts:
                     claim = self._lease_out(db, row["number"])
                     if claim.objects:  # all of them may have been lost
                         return claim

@@ -176,17 +176,38 @@ def test_what_was_inferred_is_not_inferred_again_after_a_restart(tmp_path, clock
             spool.answered(before)
 
 
-def test_a_unit_that_kills_its_workers_is_quarantined_and_blocks_nothing(spool, clock):
+def test_a_unit_that_kills_its_workers_blocks_nothing_and_is_quarantined(spool, clock):
+    """At its second death it may be chance; from then on all others come first."""
     send(spool, "1.1")
     send(spool, "1.2")
-    for _ in range(10):
-        assert spool.claim_object().objects[0].uid == "1.1"
+
+    def next_one() -> str:
         clock.now += 301
-    assert spool.claim_object().objects[0].uid == "1.2"
+        return str(spool.claim_object().objects[0].uid)
+
+    assert [next_one(), next_one()] == ["1.1", "1.1"]
+    clock.now += 301
+    other = spool.claim_object()
+    assert other.objects[0].uid == "1.2"
+    spool.answered(other)
+    assert [next_one() for _ in range(8)] == ["1.1"] * 8
+    clock.now += 301
+    assert spool.claim_object() is None
     (bad,) = spool.objects(State.QUARANTINED)
     assert "10 attempts" in bad.reason
     assert spool.retry(bad.name) and not spool.retry(bad.name)
     assert spool.claim_object().objects[0].uid == "1.1"
+
+
+def test_a_result_that_is_there_is_no_suspect_however_often_its_worker_is_killed(spool, clock):
+    send(spool, "1.1")
+    spool.inferred(spool.claim_object(), b"result")
+    send(spool, "1.2")
+    for _ in range(12):
+        clock.now += 301
+        claim = spool.claim_object()
+        assert (claim.objects[0].uid, claim.result) == ("1.1", b"result")
+    spool.answered(claim)
 
 
 def test_a_unit_that_is_given_back_in_order_counts_for_no_attempt(spool):
