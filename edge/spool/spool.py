@@ -148,8 +148,8 @@ class Spool:
     def claim_series(self, quiet: float) -> Claim | None:
         """The oldest series that nothing was added to for `quiet` seconds, as a unit of work; None: not yet.
 
-        What a worker left behind comes first, what was left behind more often last. Slices that come late make
-        another unit, with the earlier ones in `Claim.earlier`.
+        What a worker left behind comes first, what was left behind more often last. Slices that come late
+        make another unit, with the earlier ones in `Claim.earlier`.
         """
         self.index()
         return self._work.again() or self._work.series(quiet) or self._work.suspect()
