@@ -1,11 +1,12 @@
 """How many CT slices a second does the receiver take, each on disk for good before it is acknowledged?
 
-    python benchmarks/dicom_receive.py [--objects 400] [--associations 4] [--rounds 3] [--json FILE]
+    python benchmarks/dicom_receive.py [--objects 400] [--associations 4] [--rounds 3] [--crowd 25 2000]
 
 512 × 512 slices of 16 bits over loopback. The sender is one process for both: raw sockets that send requests
 and wait for each answer, so that it costs next to nothing. The yardstick is pynetdicom's own `storescp` app,
 which writes files without syncing them, with its own settings and with the PDUs that we ask for. Rounds
 alternate; given are medians. Reading a header, which happens after the answer, is measured for itself.
+Then 25 associations send 2,000 objects at once: all must be stored, none doubled.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -145,7 +147,7 @@ def rate(port: int, objects: int, associations: int, first: int) -> float:
 OURS = """
 import sys, threading
 from pathlib import Path
-from edge.dicom.receiver import Receiver, ReceiverSettings
+from edge.dicom.receiving.receiver import Receiver, ReceiverSettings
 from edge.spool import Spool
 with Spool(Path(sys.argv[1])) as spool, Receiver(spool, ReceiverSettings(port=0)) as receiver:
     print(receiver.port, flush=True)
@@ -190,6 +192,30 @@ class Storescp:
         self.process.wait(30)
 
 
+def crowd(folder: Path, associations: int, objects: int) -> dict[str, Any]:
+    """Many associations at once: what of the objects they had acknowledged is in the spool, and how often."""
+    from edge.spool import Spool, State
+
+    server = Ours(folder)
+    try:
+        per_s = rate(server.port, objects, associations, 0)
+    finally:
+        server.close()
+    with Spool(folder) as spool:
+        stored = Counter(item.uid for item in spool.objects() if item.path.is_file())
+        apart = spool.counts()[State.QUARANTINED]
+    files = sum(path.is_file() for path in (folder / "objects").rglob("*"))
+    sent = {f"1.2.3.{1_000_000_000 + number}" for number in range(objects)}
+    return {
+        "associations": associations,
+        "objects": objects,
+        "stored": len(sent & stored.keys()),
+        "doubled": sum(count > 1 for count in stored.values()) + files - len(stored),
+        "quarantined": apart,
+        "objects_per_s": per_s,
+    }
+
+
 def header_ms(folder: Path) -> float:
     """Milliseconds for an object to become queued: its header read, its row changed."""
     from edge.spool import Spool
@@ -205,6 +231,7 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=400)
     parser.add_argument("--associations", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--crowd", type=int, nargs=2, default=(25, 2000), metavar=("ASSOCIATIONS", "OBJECTS"))
     parser.add_argument("--folder", type=Path, help="on the disk to measure; default: the system's")
     args = parser.parse_args()
     rates: dict[str, list[float]] = {"edge": [], "storescp": [], "storescp_large_pdu": []}
@@ -223,6 +250,7 @@ def main() -> None:
                 finally:
                     server.close()
         milliseconds = header_ms(Path(folder) / "edge0")
+        at_once = crowd(Path(folder) / "crowd", *args.crowd)
     medians = {name: median(values) for name, values in rates.items()}
     figures: dict[str, Any] = {
         "objects": args.objects,
@@ -233,6 +261,7 @@ def main() -> None:
         "ratio_to_storescp": medians["edge"] / medians["storescp"],
         "ratio_to_storescp_large_pdu": medians["edge"] / medians["storescp_large_pdu"],
         "header_ms": milliseconds,
+        "at_once": at_once,
         "reach": [REACH, REACH_RATIO],
     }
     report("dicom_receive", figures, args.json)

@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from edge.dicom.receiver import Receiver, ReceiverSettings
+from edge.dicom.receiving.receiver import Receiver, ReceiverSettings
 from edge.spool import LeaseLost, Spool, Watermarks
 
 

@@ -39,8 +39,8 @@ def give_back() -> None:
 
 
 def few_heaps(count: int) -> None:
-    """Have all threads share so many heaps. The C library keeps up to eight for each core, and in each of them
-    holes that the others do not use: a process with many threads grows for days."""
+    """Have all threads share so many heaps. The C library keeps up to eight a core, and in each of them holes
+    that the others do not use: a process with many threads grows for days."""
     if "MALLOC_ARENA_MAX" not in os.environ:
         with suppress(OSError, AttributeError):  # no C library that knows of it
             ctypes.CDLL(None).mallopt(_ARENA_MAX, count)

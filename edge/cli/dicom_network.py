@@ -18,9 +18,9 @@ from edge.cli.stopping import stopping
 from edge.errors import EXIT_DONE, InputError, RuntimeFault
 
 if TYPE_CHECKING:
-    from edge.dicom.carrier import Carrier, Parcel, Report
-    from edge.dicom.destination import Destination
-    from edge.dicom.receiver import Receiver, ReceiverSettings
+    from edge.dicom.delivery.carrier import Carrier, Parcel, Report
+    from edge.dicom.delivery.destination import Destination
+    from edge.dicom.receiving.receiver import Receiver, ReceiverSettings
 
 ADDRESS = "dicom+scu://CALLED@host:port?aet=EDGE… or stow+https://host/path"
 
@@ -59,8 +59,8 @@ def _send(args: argparse.Namespace) -> int:
         InputError: there is no DICOM file.
         RuntimeFault: something was not stored.
     """
-    from edge.dicom.carrier import carrier
-    from edge.dicom.destination import destination
+    from edge.dicom.delivery.carrier import carrier
+    from edge.dicom.delivery.destination import destination
 
     to = destination(args.to)
     parcels, skipped = _parcels(args.files)
@@ -88,7 +88,7 @@ def _send(args: argparse.Namespace) -> int:
 
 def _parcels(paths: Sequence[Path]) -> tuple[list[Parcel], int]:
     """What can be sent, and how many files are none."""
-    from edge.dicom.carrier import Parcel
+    from edge.dicom.delivery.carrier import Parcel
     from edge.dicom.header import reading
 
     found, skipped = [], 0
@@ -119,7 +119,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _carry(way: Carrier, parcels: Sequence[Parcel]) -> tuple[Counter[str], list[str], list[Parcel]]:
     """Counts of what became of the objects, the reasons there were, and what was stored."""
-    from edge.dicom.carrier import Fate, Unreachable
+    from edge.dicom.delivery.carrier import Fate, Unreachable
 
     counts: Counter[str] = Counter(stored=0, refused=0, failed=0)
     names = {Fate.STORED: "stored", Fate.REFUSED: "refused", Fate.LATER: "failed"}
@@ -145,8 +145,8 @@ def _carry(way: Carrier, parcels: Sequence[Parcel]) -> tuple[Counter[str], list[
 
 def _commit(to: Destination, way: Carrier, stored: Sequence[Parcel], reasons: list[str]) -> int:
     """Ask for commitment; to how many objects the archive has committed."""
-    from edge.dicom.commitment import Listener
-    from edge.dicom.destination import ScuDestination, listening
+    from edge.dicom.delivery.commitment import Listener
+    from edge.dicom.delivery.destination import ScuDestination, listening
 
     assert isinstance(to, ScuDestination)
     transaction, come, reports = f"2.25.{uuid.uuid4().int}", threading.Event(), []
@@ -191,8 +191,8 @@ def _echo(args: argparse.Namespace) -> int:
         UsageError: the address cannot be.
         Unreachable: the archive does not answer.
     """
-    from edge.dicom.carrier import carrier
-    from edge.dicom.destination import destination
+    from edge.dicom.delivery.carrier import carrier
+    from edge.dicom.delivery.destination import destination
 
     to = destination(args.address)
     start = time.monotonic()
@@ -255,7 +255,7 @@ def _receive(args: argparse.Namespace) -> int:
         InputError: the port cannot be listened on, a certificate not be used.
         StoreError: the spool is in use.
     """
-    from edge.dicom.receiver import Receiver
+    from edge.dicom.receiving.receiver import Receiver
     from edge.spool import Spool
 
     settings, stop = _settings(args), threading.Event()
@@ -280,7 +280,7 @@ def _counted(receiver: Receiver) -> str:
 
 
 def _settings(args: argparse.Namespace) -> ReceiverSettings:
-    from edge.dicom.receiver import ReceiverSettings, server_tls
+    from edge.dicom.receiving.receiver import ReceiverSettings, server_tls
     from edge.errors import UsageError
 
     if bool(args.tls_cert) != bool(args.tls_key) or (args.tls_clients and not args.tls_cert):

@@ -19,7 +19,7 @@ from edge.cli.stream_options import stream_config
 from edge.errors import EdgeError, InputError, RuntimeFault, UsageError
 
 if TYPE_CHECKING:
-    from edge.dicom.destination import Destination
+    from edge.dicom.delivery.destination import Destination
     from edge.sinks import FeedInfo, Sink
     from edge.stream.config import EngineConfig, StreamConfig
     from edge.stream.feed import Feed
@@ -162,7 +162,7 @@ def _archives(stream: StreamConfig) -> tuple[StreamConfig, list[Destination]]:
     Raises:
         UsageError: an address is wrong.
     """
-    from edge.dicom.destination import OPENERS, destination
+    from edge.dicom.delivery.destination import OPENERS, destination
 
     apart = [sink.to.partition(":")[0] in OPENERS for sink in stream.sinks]
     archives = [destination(sink.to) for sink, is_one in zip(stream.sinks, apart, strict=True) if is_one]

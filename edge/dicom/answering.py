@@ -8,13 +8,13 @@ from typing import Any
 
 from edge.dicom import answers
 from edge.dicom.answers.finding import Inference
-from edge.dicom.carrier import Report
-from edge.dicom.commitment import Listener, listen
-from edge.dicom.deliveries import State
+from edge.dicom.delivery.carrier import Report
+from edge.dicom.delivery.commitment import Listener, listen
+from edge.dicom.delivery.deliveries import State
+from edge.dicom.delivery.destination import Destination
+from edge.dicom.delivery.outbox import Outbox
 from edge.dicom.desk import Desk
-from edge.dicom.destination import Destination
-from edge.dicom.outbox import Outbox
-from edge.dicom.receiver import Receiver
+from edge.dicom.receiving.receiver import Receiver
 from edge.errors import UsageError
 from edge.sources.spooled import Spooled
 from edge.stream.feed import Feed

@@ -32,9 +32,9 @@ def named(uid: str) -> str:
 
 def services() -> str:
     """Which service class is used or provided, with what."""
-    from edge.dicom.commitment import PUSH_MODEL
-    from edge.dicom.receiver import STORAGE_ROOT, storage_classes
-    from edge.dicom.scu import VERIFICATION
+    from edge.dicom.delivery.commitment import PUSH_MODEL
+    from edge.dicom.delivery.scu import VERIFICATION
+    from edge.dicom.receiving.receiver import STORAGE_ROOT, storage_classes
 
     both, echo = "explicit, implicit VR little endian", named(VERIFICATION)
     storage = (
@@ -80,14 +80,14 @@ def syntaxes() -> str:
 
 def associations() -> str:
     """Association policies of both sides."""
-    from edge.dicom.association import NEGOTIATION_BYTES
-    from edge.dicom.commitment import LINGER, REPORT_ASSOCIATIONS, REPORT_IDLE
-    from edge.dicom.connection import Client
-    from edge.dicom.destination import COMMON, DICOM_PORT, SCU
-    from edge.dicom.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
-    from edge.dicom.landing import MAX_COMMAND_BYTES
-    from edge.dicom.receiver import ReceiverSettings, acse_timeout, connections
-    from edge.dicom.scu import CONTEXTS
+    from edge.dicom.delivery.commitment import LINGER, REPORT_ASSOCIATIONS, REPORT_IDLE
+    from edge.dicom.delivery.connection import Client
+    from edge.dicom.delivery.destination import COMMON, DICOM_PORT, SCU
+    from edge.dicom.delivery.scu import CONTEXTS
+    from edge.dicom.receiving.association import NEGOTIATION_BYTES
+    from edge.dicom.receiving.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
+    from edge.dicom.receiving.landing import MAX_COMMAND_BYTES
+    from edge.dicom.receiving.receiver import ReceiverSettings, acse_timeout, connections
     from edge.sources.dicom_scp import OWN, PORT
 
     scp, wait = ReceiverSettings(), float(str(COMMON["timeout"]))
@@ -121,8 +121,9 @@ def associations() -> str:
 
 def statuses() -> str:
     """What is answered, and what is made of answers."""
-    from edge.dicom import commitment, landing
-    from edge.dicom.carrier import Fate, outcome_of, words
+    from edge.dicom.delivery import commitment
+    from edge.dicom.delivery.carrier import Fate, outcome_of, words
+    from edge.dicom.receiving import landing
 
     made = {
         Fate.STORED: "stored",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edge.dicom.carrier import Unreachable
-from edge.dicom.destination import Certificates
+from edge.dicom.delivery.carrier import Unreachable
+from edge.dicom.delivery.destination import Certificates
 from edge.errors import missing_package
 
 FIX = "check its address, the login and that it runs"

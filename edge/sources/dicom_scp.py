@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from edge.dicom.receiver import Receiver, ReceiverSettings, server_tls
+from edge.dicom.receiving.receiver import Receiver, ReceiverSettings, server_tls
 from edge.errors import UsageError
 from edge.sources import Address
 from edge.sources.spooled import SETTINGS, Spooled, open_spooled

@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from edge.address import Address, without_password
-from edge.dicom.destination import TLS, Certificates
+from edge.dicom.delivery.destination import TLS, Certificates
+from edge.dicom.receiving.webpoll import WebPoll
 from edge.dicom.service import Service
-from edge.dicom.webpoll import WebPoll
 from edge.errors import UsageError
 from edge.sources.spooled import SETTINGS, Spooled, open_spooled
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge.dicom.watch import FolderWatch
+from edge.dicom.receiving.watch import FolderWatch
 from edge.errors import InputError, UsageError
 from edge.sources import Address
 from edge.sources.spooled import SETTINGS, Spooled, open_spooled

@@ -15,11 +15,11 @@ import pytest
 
 pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
 pytest.importorskip("pynetdicom", reason="the extra 'pacs' is not installed")
-from edge.dicom.carrier import Report, Unreachable, carrier
-from edge.dicom.deliveries import State
-from edge.dicom.destination import destination
-from edge.dicom.outbox import Outbox
-from edge.dicom.receiver import Receiver, ReceiverSettings
+from edge.dicom.delivery.carrier import Report, Unreachable, carrier
+from edge.dicom.delivery.deliveries import State
+from edge.dicom.delivery.destination import destination
+from edge.dicom.delivery.outbox import Outbox
+from edge.dicom.receiving.receiver import Receiver, ReceiverSettings
 from edge.spool import Spool, Watermarks
 from tests.orthanc import AET, free_port, orthanc
 from tests.pacs import association, authority, client, ct_slice, store, tool
@@ -301,8 +301,8 @@ def test_a_report_that_nobody_asked_for_is_refused_and_harms_nobody(tmp_path, it
 CHILD = """
 import sys
 from pathlib import Path
-from edge.dicom.destination import destination
-from edge.dicom.outbox import Outbox
+from edge.dicom.delivery.destination import destination
+from edge.dicom.delivery.outbox import Outbox
 from tests.pacs import ct_slice
 
 with Outbox(Path(sys.argv[1]), [destination(sys.argv[2])]) as box:

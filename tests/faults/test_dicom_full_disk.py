@@ -16,7 +16,7 @@ pytest.importorskip("pynetdicom", reason="the extra 'pacs' is not installed")
 from live import going, until  # noqa: E402
 
 from edge.dicom import desk  # noqa: E402
-from edge.dicom.receiver import Receiver, ReceiverSettings  # noqa: E402
+from edge.dicom.receiving.receiver import Receiver, ReceiverSettings  # noqa: E402
 from edge.spool import Retention, Spool, State, Watermarks  # noqa: E402
 from edge.stream.network import null_network  # noqa: E402
 from edge.stream.run import Run  # noqa: E402

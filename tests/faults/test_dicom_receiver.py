@@ -21,7 +21,7 @@ pydicom = pytest.importorskip("pydicom", reason="the extra 'dicom' is not instal
 pytest.importorskip("pynetdicom", reason="the extra 'pacs' is not installed")
 
 from edge.config import assets  # noqa: E402
-from edge.dicom.receiver import Receiver, ReceiverSettings, server_tls  # noqa: E402
+from edge.dicom.receiving.receiver import Receiver, ReceiverSettings, server_tls  # noqa: E402
 from edge.errors import InputError, MissingPackage, UsageError  # noqa: E402
 from edge.spool import Disk, Spool, State, Watermarks  # noqa: E402
 from tests.pacs import (  # noqa: E402

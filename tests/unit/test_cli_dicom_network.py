@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
 pytest.importorskip("pynetdicom", reason="the extra 'pacs' is not installed")
 from edge.cli import main
-from edge.dicom.receiver import Receiver, ReceiverSettings
+from edge.dicom.receiving.receiver import Receiver, ReceiverSettings
 from edge.spool import Spool, Watermarks
 from tests.orthanc import AET, free_port, orthanc
 from tests.pacs import association, ct_slice, store

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge.dicom.destination import ScuDestination, StowDestination, destination
+from edge.dicom.delivery.destination import ScuDestination, StowDestination, destination
 from edge.errors import UsageError
 
 

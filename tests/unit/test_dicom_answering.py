@@ -21,8 +21,8 @@ from streaming import feed, heatmap_graph, network_of, pictures, publish  # noqa
 from test_source_spooled import Box, receiving  # noqa: E402
 
 from edge.dicom.answering import connect  # noqa: E402
-from edge.dicom.destination import destination  # noqa: E402
-from edge.dicom.outbox import Outbox  # noqa: E402
+from edge.dicom.delivery.destination import destination  # noqa: E402
+from edge.dicom.delivery.outbox import Outbox  # noqa: E402
 from edge.errors import UsageError  # noqa: E402
 from edge.spool import State  # noqa: E402
 from edge.stream.run import Run  # noqa: E402

@@ -16,7 +16,7 @@ pytest.importorskip("highdicom", reason="the extra 'pacs' is not installed")
 from edge.config import ROOT  # noqa: E402
 from edge.dicom import conformance  # noqa: E402
 from edge.dicom.answers import KINDS, Found, build_all  # noqa: E402
-from edge.dicom.receiver import Receiver, ReceiverSettings, storage_classes  # noqa: E402
+from edge.dicom.receiving.receiver import Receiver, ReceiverSettings, storage_classes  # noqa: E402
 from edge.docs import block  # noqa: E402
 from edge.spool import Spool  # noqa: E402
 from tests.answers import boxes, inference, mask, source  # noqa: E402

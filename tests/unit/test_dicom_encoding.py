@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 pydicom = pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
 pytest.importorskip("pynetdicom", reason="the extra 'pacs' is not installed")
 
-from edge.dicom.encoding import (  # noqa: E402
+from edge.dicom.receiving.encoding import (  # noqa: E402
     IMPLEMENTATION_CLASS,
     IMPLEMENTATION_VERSION,
     file_meta,

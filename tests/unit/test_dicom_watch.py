@@ -15,9 +15,9 @@ pydicom = pytest.importorskip("pydicom", reason="the extra 'dicom' is not instal
 
 from live import until  # noqa: E402
 
-from edge.dicom import watch  # noqa: E402
-from edge.dicom.intake import read_meta, take_in  # noqa: E402
-from edge.dicom.watch import FolderWatch, is_whole  # noqa: E402
+from edge.dicom.receiving import watch  # noqa: E402
+from edge.dicom.receiving.intake import read_meta, take_in  # noqa: E402
+from edge.dicom.receiving.watch import FolderWatch, is_whole  # noqa: E402
 from edge.errors import InputError, UsageError  # noqa: E402
 from edge.sources import open_source  # noqa: E402
 from edge.spool import Kept, Spool, State, Watermarks  # noqa: E402

@@ -11,10 +11,10 @@ import pytest
 pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
 import pydicom
 
-from edge.dicom.carrier import Fate, Outcome, Parcel, Report, Unreachable
-from edge.dicom.deliveries import State
-from edge.dicom.destination import Destination, destination
-from edge.dicom.outbox import Outbox
+from edge.dicom.delivery.carrier import Fate, Outcome, Parcel, Report, Unreachable
+from edge.dicom.delivery.deliveries import State
+from edge.dicom.delivery.destination import Destination, destination
+from edge.dicom.delivery.outbox import Outbox
 from edge.errors import StoreError, UsageError
 from edge.spool import Disk
 from tests.pacs import ct_slice

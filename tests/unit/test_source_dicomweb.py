@@ -18,10 +18,10 @@ from live import going, until  # noqa: E402
 from streaming import Collect  # noqa: E402
 from test_source_spooled import Box  # noqa: E402
 
-from edge.dicom.destination import Certificates  # noqa: E402
-from edge.dicom.multipart import FirstPart  # noqa: E402
+from edge.dicom.delivery.destination import Certificates  # noqa: E402
+from edge.dicom.receiving.multipart import FirstPart  # noqa: E402
+from edge.dicom.receiving.webpoll import WebPoll  # noqa: E402
 from edge.dicom.service import Service  # noqa: E402
-from edge.dicom.webpoll import WebPoll  # noqa: E402
 from edge.errors import InputError, UsageError  # noqa: E402
 from edge.sources import open_source  # noqa: E402
 from edge.spool import Spool, State, Watermarks  # noqa: E402
@@ -242,7 +242,7 @@ def test_uids_of_a_service_are_never_taken_for_paths(serve: Any, spool: Spool) -
 
 
 def test_many_results_come_page_by_page(serve: Any, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.dicom.webpoll.PAGE", 2)
+    monkeypatch.setattr("edge.dicom.receiving.webpoll.PAGE", 2)
     found = [{"0020000D": f"1.{number}", "00201208": 0} for number in range(5)]
     studies: list[str] = []
 

@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
 pytest.importorskip("requests", reason="the extra 'pacs' is not installed")
-from edge.dicom.carrier import Fate, Parcel, Unreachable, carrier
-from edge.dicom.destination import destination
+from edge.dicom.delivery.carrier import Fate, Parcel, Unreachable, carrier
+from edge.dicom.delivery.destination import destination
 from tests.pacs import CT, authority, ct_slice
 
 

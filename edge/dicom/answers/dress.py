@@ -13,7 +13,7 @@ from edge.dicom.answers.finding import Inference
 from edge.dicom.answers.patient import date, same_study, time_of_day
 from edge.dicom.answers.source import Source, Sources
 from edge.dicom.answers.uids import instance_uid, series_uid
-from edge.dicom.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
+from edge.dicom.receiving.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
 
 MANUFACTURER = "edge"
 

@@ -9,7 +9,7 @@ from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
-from edge.dicom.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
+from edge.dicom.receiving.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
 
 QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Linux has it; it holds for a while, and is set anew each time."""

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-from edge.dicom.destination import Destination, ScuDestination, StowDestination
+from edge.dicom.delivery.destination import Destination, ScuDestination, StowDestination
 from edge.errors import RuntimeFault
 
 
@@ -114,10 +114,10 @@ def carrier(destination: Destination) -> Carrier:
         InputError: its certificates cannot be used.
     """
     if isinstance(destination, ScuDestination):
-        from edge.dicom.scu import ScuCarrier
+        from edge.dicom.delivery.scu import ScuCarrier
 
         return ScuCarrier(destination)
-    from edge.dicom.stow import StowCarrier
+    from edge.dicom.delivery.stow import StowCarrier
 
     assert isinstance(destination, StowDestination)
     return StowCarrier(destination)

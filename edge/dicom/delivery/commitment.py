@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
-from edge.dicom.carrier import Report, Unreachable, words
-from edge.dicom.destination import Destination, ScuDestination, listening
-from edge.dicom.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
+from edge.dicom.delivery.carrier import Report, Unreachable, words
+from edge.dicom.delivery.destination import Destination, ScuDestination, listening
+from edge.dicom.receiving.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
 from edge.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Listener:
     """
 
     def __init__(self, place: tuple[str, int], aet: str, reported: Reported) -> None:
-        from edge.dicom.receiver import quiet_pynetdicom
+        from edge.dicom.receiving.receiver import quiet_pynetdicom
 
         pynetdicom = quiet_pynetdicom()
         from pynetdicom import evt

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from edge.dicom.destination import SYNTAXES
+from edge.dicom.delivery.destination import SYNTAXES
 from edge.errors import InputError
 
 PLAIN = frozenset(SYNTAXES.values())

@@ -14,8 +14,8 @@ from pynetdicom.dimse_messages import C_STORE_RQ, N_EVENT_REPORT_RQ, DIMSEMessag
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 
-from edge.dicom.encoding import file_meta, store_response
-from edge.dicom.tally import Tally
+from edge.dicom.receiving.encoding import file_meta, store_response
+from edge.dicom.receiving.tally import Tally
 from edge.spool import Arrival, Kept, Spool, SpoolFull
 
 log = logging.getLogger(__name__)

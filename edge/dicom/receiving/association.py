@@ -18,8 +18,8 @@ from pynetdicom.association import Association
 from pynetdicom.fsm import StateMachine
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
-from edge.dicom.landing import StoreProvider
-from edge.dicom.tally import Tally
+from edge.dicom.receiving.landing import StoreProvider
+from edge.dicom.receiving.tally import Tally
 from edge.spool import Spool
 
 log = logging.getLogger(__name__)

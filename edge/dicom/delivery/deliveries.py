@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from edge.dicom.carrier import Parcel, Report
+from edge.dicom.delivery.carrier import Parcel, Report
 from edge.spool.database import Database
 from edge.spool.disk import Disk
 

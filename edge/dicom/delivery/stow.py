@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.dicom.carrier import Fate, Outcome, Parcel, Report, Unreachable, outcome_of
-from edge.dicom.destination import StowDestination
-from edge.dicom.recode import PLAIN, encoded
+from edge.dicom.delivery.carrier import Fate, Outcome, Parcel, Report, Unreachable, outcome_of
+from edge.dicom.delivery.destination import StowDestination
+from edge.dicom.delivery.recode import PLAIN, encoded
 from edge.dicom.service import FIX, Service
 from edge.errors import EdgeError
 

@@ -8,9 +8,9 @@ import threading
 import uuid
 from collections.abc import Callable
 
-from edge.dicom.carrier import Carrier, Fate, Parcel, Report, Unreachable
-from edge.dicom.deliveries import Deliveries
-from edge.dicom.destination import Destination, ScuDestination
+from edge.dicom.delivery.carrier import Carrier, Fate, Parcel, Report, Unreachable
+from edge.dicom.delivery.deliveries import Deliveries
+from edge.dicom.delivery.destination import Destination, ScuDestination
 
 log = logging.getLogger(__name__)
 

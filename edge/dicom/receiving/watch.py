@@ -21,10 +21,10 @@ from pathlib import Path
 
 from edge.dicom.frames import ends_with_delimiter
 from edge.dicom.header import UNDEFINED_LENGTH, read_header
-from edge.dicom.inotify import Inotify
-from edge.dicom.intake import take_in
 from edge.dicom.part10 import is_dicom
-from edge.dicom.taken import Taken
+from edge.dicom.receiving.inotify import Inotify
+from edge.dicom.receiving.intake import take_in
+from edge.dicom.receiving.taken import Taken
 from edge.errors import InputError, RuntimeFault
 from edge.spool import Spool
 

@@ -23,10 +23,10 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from edge.dicom.carrier import Report
-from edge.dicom.commitment import hear, support_reports
-from edge.dicom.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
-from edge.dicom.tally import Tally
+from edge.dicom.delivery.carrier import Report
+from edge.dicom.delivery.commitment import hear, support_reports
+from edge.dicom.receiving.encoding import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
+from edge.dicom.receiving.tally import Tally
 from edge.errors import InputError, UsageError, missing_package
 from edge.spool import Spool
 
@@ -127,7 +127,7 @@ class Receiver:
     def _listen(self, spool: Spool, settings: ReceiverSettings) -> Any:
         from pynetdicom import evt
 
-        from edge.dicom.association import Server
+        from edge.dicom.receiving.association import Server
 
         handlers = [
             (evt.EVT_C_STORE, lambda event: event.assoc.dimse.store(event.request.DataSet)),

@@ -15,11 +15,11 @@ from datetime import date, timedelta
 from email.message import Message
 from typing import Any
 
-from edge.dicom.carrier import Unreachable
-from edge.dicom.intake import PIECE, take_in
-from edge.dicom.multipart import FirstPart
+from edge.dicom.delivery.carrier import Unreachable
+from edge.dicom.receiving.intake import PIECE, take_in
+from edge.dicom.receiving.multipart import FirstPart
+from edge.dicom.receiving.taken import Taken
 from edge.dicom.service import FIX, Service, cause_of
-from edge.dicom.taken import Taken
 from edge.errors import InputError, RuntimeFault
 from edge.spool import Spool
 

@@ -28,11 +28,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.dicom.carrier import Carrier, Report, carrier
-from edge.dicom.commitment import Listener, listen
-from edge.dicom.courier import Courier
-from edge.dicom.deliveries import Deliveries, Delivery, Entry, News, State
-from edge.dicom.destination import Destination
+from edge.dicom.delivery.carrier import Carrier, Report, carrier
+from edge.dicom.delivery.commitment import Listener, listen
+from edge.dicom.delivery.courier import Courier
+from edge.dicom.delivery.deliveries import Deliveries, Delivery, Entry, News, State
+from edge.dicom.delivery.destination import Destination
 from edge.errors import UsageError
 from edge.spool.disk import Disk, lock
 

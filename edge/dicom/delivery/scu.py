@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from edge.dicom import commitment
-from edge.dicom.carrier import Fate, Outcome, Parcel, Report, Unreachable, outcome_of
-from edge.dicom.destination import SYNTAXES, ScuDestination
-from edge.dicom.receiver import quiet_pynetdicom
-from edge.dicom.recode import PLAIN, can_recode, recoded
+from edge.dicom.delivery import commitment
+from edge.dicom.delivery.carrier import Fate, Outcome, Parcel, Report, Unreachable, outcome_of
+from edge.dicom.delivery.destination import SYNTAXES, ScuDestination
+from edge.dicom.delivery.recode import PLAIN, can_recode, recoded
+from edge.dicom.receiving.receiver import quiet_pynetdicom
 from edge.errors import EdgeError
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -35,7 +35,7 @@ class ScuCarrier:
         quiet_pynetdicom()
         from pynetdicom import _config
 
-        from edge.dicom.connection import Client
+        from edge.dicom.delivery.connection import Client
 
         _config.STORE_SEND_CHUNKED_DATASET = True  # files go out as they are, without being decoded
         self._entity = Client(destination.aet, destination.timeout)

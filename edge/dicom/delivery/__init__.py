@@ -1,0 +1,1 @@
+"""How answers reach archives: a durable outbox, C-STORE, STOW-RS, storage commitment."""
