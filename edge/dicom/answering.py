@@ -10,9 +10,9 @@ from edge.dicom import answers
 from edge.dicom.answers.finding import Inference
 from edge.dicom.delivery.carrier import Report
 from edge.dicom.delivery.commitment import Listener, listen
-from edge.dicom.delivery.deliveries import State
 from edge.dicom.delivery.destination import Destination
 from edge.dicom.delivery.outbox import Outbox
+from edge.dicom.delivery.records import State
 from edge.dicom.desk import Desk
 from edge.dicom.receiving.receiver import Receiver
 from edge.errors import UsageError

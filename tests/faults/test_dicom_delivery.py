@@ -16,9 +16,9 @@ import pytest
 pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
 pytest.importorskip("pynetdicom", reason="the extra 'pacs' is not installed")
 from edge.dicom.delivery.carrier import Report, Unreachable, carrier
-from edge.dicom.delivery.deliveries import State
 from edge.dicom.delivery.destination import destination
 from edge.dicom.delivery.outbox import Outbox
+from edge.dicom.delivery.records import State
 from edge.dicom.receiving.receiver import Receiver, ReceiverSettings
 from edge.spool import Spool, Watermarks
 from tests.orthanc import AET, free_port, orthanc

@@ -12,9 +12,9 @@ pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
 import pydicom
 
 from edge.dicom.delivery.carrier import Fate, Outcome, Parcel, Report, Unreachable
-from edge.dicom.delivery.deliveries import State
 from edge.dicom.delivery.destination import Destination, destination
 from edge.dicom.delivery.outbox import Outbox
+from edge.dicom.delivery.records import State
 from edge.errors import StoreError, UsageError
 from edge.spool import Disk
 from tests.pacs import ct_slice

@@ -31,8 +31,9 @@ from typing import Any
 from edge.dicom.delivery.carrier import Carrier, Report, carrier
 from edge.dicom.delivery.commitment import Listener, listen
 from edge.dicom.delivery.courier import Courier
-from edge.dicom.delivery.deliveries import Deliveries, Delivery, Entry, News, State
+from edge.dicom.delivery.deliveries import Deliveries
 from edge.dicom.delivery.destination import Destination
+from edge.dicom.delivery.records import Delivery, Entry, News, State
 from edge.errors import UsageError
 from edge.spool.disk import Disk, lock
 
