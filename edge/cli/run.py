@@ -94,6 +94,12 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
     )
     add("--gpu", type=_whole, metavar="N", help="which GPU (default: the first that the engine is for)")
     add("--threads", type=_positive, metavar="N", help="processor threads (default: all)")
+    add(
+        "--spin",
+        action="store_true",
+        default=None,
+        help="keep them awake between the frames of live feeds: sooner results, a busy core",
+    )
     add("--slots", type=_slots, metavar="N", help="batches in flight, 1 to 4 (default: 2 or 3)")
     add("--batch", type=_positive, metavar="N", help="most frames of one inference (default: 1)")
     add(
@@ -265,7 +271,8 @@ def _open_network(engine: EngineConfig, live: bool, serial: bool) -> Network:
     assert engine.model is not None
     variant = engine.variant or ("exact" if engine.backend == "onnxruntime_cuda" else "fast")
     entry = find_engine(Store(engine.engines), engine.model, engine.target, variant, engine.backend)
-    options = replace(engine_options(engine.threads or 0, live, serial), gpu=engine.gpu, batch=engine.batch)
+    options = engine_options(engine.threads or 0, live, serial, engine.spin)
+    options = replace(options, gpu=engine.gpu, batch=engine.batch)
     network = open_network(entry, options, engine.slots, patience, engine.backend)
     if network.batch < engine.batch:
         takes = network.batch

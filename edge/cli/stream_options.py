@@ -13,7 +13,7 @@ from edge.stream.config import FeedConfig, SinkConfig, StreamConfig, load_stream
 
 ENGINE = (
     "model", "target", "variant", "backend", "engines", "threads", "gpu", "slots", "batch", "batch_wait_ms",
-    "latency_ms",
+    "latency_ms", "spin",
 )  # fmt: skip
 """Options that are keys of [engine]."""
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from edge.types import Frame
 
-PREFETCH = 1
-"""Frames that a feed which never drops may have read ahead, where the engine takes one at a time. While it is
-taken the next one is read; more would only grow old."""
+PREFETCH = 2
+"""Frames that a feed which never drops may have read ahead: some take longer to decode than others. More
+would only grow old."""
 
 _POLL = 0.25
 """Longest uninterrupted wait in seconds: a shutdown asked for by a signal is seen this late at worst."""

@@ -148,6 +148,11 @@ class EngineConfig(Section):
     )
     engines: Path = Field(Path("engines"), description="the engine store")
     threads: PositiveInt | None = Field(None, description="processor threads; default: all")
+    spin: bool = Field(
+        False,
+        description="processor threads stay awake between the frames of live feeds: results come some "
+        "milliseconds sooner, for a core that is always busy",
+    )
     gpu: int | None = Field(None, ge=0, description="which GPU; default: the first that the engine is for")
     slots: int | None = Field(
         None, ge=1, le=4, description="batches in flight; default: 2, of files on a processor 3"

@@ -295,19 +295,19 @@ def _input_name(engine: Engine, config: InputConfig, model: str) -> str:
     return name
 
 
-def engine_options(threads: int, live: bool, serial: bool) -> EngineOptions:
+def engine_options(threads: int, live: bool, serial: bool, spin: bool = False) -> EngineOptions:
     """How to spend `threads` processor threads.
 
     A live feed wants each answer soon: all threads on one picture, none spinning while they wait for the
-    camera. A file wants many answers: two pictures side by side, so that no core waits for another (measured
-    on 2 cores, docs/streaming.md).
+    camera unless `spin` says so. A file wants many answers: two pictures side by side, so that no core waits
+    for another (measured on 2 cores, docs/streaming.md).
 
     Args:
         threads: of the processor; 0 for all that this process may use.
     """
     threads = threads or usable_cores()
     if live or serial:
-        return EngineOptions(threads=threads, spin=not live)
+        return EngineOptions(threads=threads, spin=spin or not live)
     return EngineOptions(threads=max(1, threads - 1), streams=2, in_order=False)
 
 

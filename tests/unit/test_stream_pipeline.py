@@ -147,6 +147,7 @@ def test_a_sum_that_overflows_is_not_taken_for_nan() -> None:
 def test_a_file_gets_two_streams_and_a_camera_all_threads_at_rest() -> None:
     assert engine_options(4, live=False, serial=False) == EngineOptions(threads=3, streams=2, in_order=False)
     assert engine_options(4, live=True, serial=False) == EngineOptions(threads=4, spin=False)
+    assert engine_options(4, live=True, serial=False, spin=True) == EngineOptions(threads=4, spin=True)
     assert engine_options(1, live=False, serial=False).threads == 1
 
 
