@@ -52,9 +52,10 @@ def main() -> None:
     parser.add_argument("--peers-python", type=Path, metavar="FILE", help="a Python with its packages")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the answers")
     parser.add_argument("--child", type=float, help="our own run of `peers`, at this pace")
+    parser.add_argument("--spin", action="store_true", help="that run with threads that stay awake")
     args = parser.parse_args()
     if args.child is not None:
-        print(json.dumps(peers.child(args.child)))
+        print(json.dumps(peers.child(args.child, args.spin)))
         return
     if unknown := set(args.questions) - set(QUESTIONS):
         parser.error(f"no question {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")

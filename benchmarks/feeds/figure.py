@@ -118,6 +118,9 @@ def _rows(
     axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=NORMAL)
 
 
+NAMES = {"ours": "edge", "loop": "plain loop", "threads": "thread, queue", "roboflow": "Roboflow"}
+
+
 def _beside(axes: Any) -> Any:
     return axes.get_yaxis_transform()
 
@@ -164,8 +167,7 @@ def _gate(axes: Any, answer: Mapping[str, Any]) -> None:
 
 
 def _peers(axes: Any, answer: Mapping[str, Any]) -> None:
-    names = {"ours": "edge", "loop": "plain loop", "threads": "thread, queue", "roboflow": "Roboflow"}
-    rows = {names[name]: [row["efficiency"]] for name, row in answer["rows"].items() if name in names}
+    rows = {NAMES[name]: [row["efficiency"]] for name, row in answer["rows"].items() if name in NAMES}
     _rows(
         axes,
         rows,
@@ -176,11 +178,11 @@ def _peers(axes: Any, answer: Mapping[str, Any]) -> None:
 
 def _live(axes: Any, answer: Mapping[str, Any]) -> None:
     """Latencies on a scale that shows 10 ms and a second: p50 to p99 of each."""
-    names = {"ours": "edge", "loop": "plain loop", "threads": "thread, queue", "roboflow": "Roboflow"}
+    names = {"ours, --spin": "edge --spin", **NAMES}
     rows = {names[name]: row for name, row in answer["rows"].items() if name in names}
-    for line, row in enumerate(rows.values()):
+    for line, (name, row) in enumerate(rows.items()):
         ends = row["latency_p50_ms"], row["latency_p99_ms"]
-        color = OURS if line == 0 else OTHERS
+        color = OURS if name.startswith("edge") else OTHERS
         axes.plot(ends, [line] * 2, color=color, linewidth=5, alpha=0.4, solid_capstyle="butt")
         axes.plot(ends, [line] * 2, "o", color=color, markersize=5)
         cpu = f"{row['cpu_ms_per_frame']:.1f}"
