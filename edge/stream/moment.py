@@ -21,14 +21,15 @@ class LastMoment:
     """Follows how long batches are prepared and executed, by the loop's clock (seconds)."""
 
     def __init__(self) -> None:
-        self._prepare: deque[float] = deque(maxlen=WINDOW)
-        self._execute: deque[float] = deque(maxlen=WINDOW)
-        self._done = 0.0
+        self._prepared: deque[float] = deque(maxlen=WINDOW)
+        self._executed: deque[float] = deque(maxlen=WINDOW)
+        self._prepare = self._execute = self._done = 0.0
 
     def learn(self, prepare: float, execute: float, done: float) -> None:
         """A batch took so long to be prepared, and to be executed, and its results were there at `done`."""
-        self._prepare.append(prepare)
-        self._execute.append(execute)
+        self._prepared.append(prepare)
+        self._executed.append(execute)
+        self._prepare, self._execute = _at(SLOW, self._prepared), _at(QUICK, self._executed)
         self._done = done
 
     def pause(self, submitted: Iterable[float], now: float) -> float:
@@ -37,12 +38,10 @@ class LastMoment:
         Args:
             submitted: when the batches in flight were given to the engine, the oldest first.
         """
-        if not self._execute:
-            return 0.0
-        execute, free = _at(QUICK, self._execute), self._done
+        free = self._done
         for moment in submitted:
-            free = max(free, moment) + execute
-        return min(free - _at(SLOW, self._prepare) - MARGIN - now, LONGEST)
+            free = max(free, moment) + self._execute
+        return min(free - self._prepare - MARGIN - now, LONGEST)
 
 
 def _at(share: float, values: Iterable[float]) -> float:
