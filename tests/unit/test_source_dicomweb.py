@@ -70,7 +70,7 @@ def uids(spool: Spool) -> list[str]:
 def test_what_is_new_is_fetched_as_it_is_stored_and_answered(pacs: Orthanc, tmp_path: Path) -> None:
     sent = file_of(tmp_path, 1)
     pacs.add(sent)
-    address = f"dicomweb+http://{pacs.dicomweb}?ModalitiesInStudy=CT&poll=0.1&quiet=0.2&free_gb=0"
+    address = f"dicomweb+http://{pacs.dicomweb}?ModalitiesInStudy=CT&poll=0.1&quiet=1&free_gb=0"
     one = open_feed(FeedConfig(source=f"{address}&spool={tmp_path / 'spool'}"))
     with going(Run(null_network(), [one], [])) as run:
         box = Box(run, one, Collect())

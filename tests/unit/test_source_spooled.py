@@ -62,7 +62,7 @@ class Box:
 
 
 def address(tmp_path: Path, **settings: Any) -> str:
-    settings = {"spool": tmp_path / "spool", "quiet": 0.2, "free_gb": 0, **settings}
+    settings = {"spool": tmp_path / "spool", "quiet": 1.0, "free_gb": 0, **settings}
     return "dicom+scp://127.0.0.1:0?" + "&".join(f"{name}={value}" for name, value in settings.items())
 
 
